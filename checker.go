@@ -1,0 +1,31 @@
+package flux
+
+import (
+	"context"
+
+	"github.com/fluxlimiter/flux/gcra"
+)
+
+// Decision is the answer to a request for tokens: that of [gcra.Decision],
+// and who denied it.
+type Decision struct {
+	gcra.Decision
+
+	// DeniedBy names the limit that denied the request where several were
+	// asked, and is empty otherwise.
+	DeniedBy string
+}
+
+// Checker decides whether n tokens may be spent for key now. A denial is a
+// Decision, not an error: an error means that no decision could be taken, and
+// that nothing was spent. n = 0 is a peek.
+//
+// The local [Limiter] is a Checker, and so is everything that limits in another
+// way or wraps a limiter, so that they compose like http.Handler does. A
+// Checker must be safe for concurrent use, and must not block beyond ctx.
+type Checker[K comparable] interface {
+	Check(ctx context.Context, key K, n int64) (Decision, error)
+}
+
+// Middleware wraps a Checker in another.
+type Middleware[K comparable] func(Checker[K]) Checker[K]

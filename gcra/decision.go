@@ -1,0 +1,99 @@
+package gcra
+
+import (
+	"math"
+	"math/bits"
+	"time"
+)
+
+// Decision is the answer to a request for tokens. A denial is a Decision, not
+// an error. It is a value of a few words: copy it, keep it.
+type Decision struct {
+	// Allowed reports whether the tokens were spent (for zero tokens: whether
+	// the limit admits anything at all).
+	Allowed bool
+
+	// RetryAfter is 0 when Allowed. Otherwise it is exact: the same request,
+	// with nothing else spent meanwhile, is denied at every instant before
+	// At+RetryAfter and admitted from At+RetryAfter on. It is [Forever] under
+	// [DenyAll].
+	RetryAfter time.Duration
+
+	// ResetAfter is the time after At at which the key is as if it had never
+	// been used: the debt that it carries now.
+	ResetAfter time.Duration
+
+	// At is the time that the decision was taken with, in nanoseconds on the
+	// clock of whoever took it.
+	At int64
+
+	limit *Limit
+}
+
+// NewDecision assembles a Decision for a [Limit] that is kept and decided
+// elsewhere, in a shared store, say. The limit must be valid.
+func NewDecision(limit *Limit, allowed bool, at int64, retryAfter, resetAfter time.Duration) Decision {
+	return Decision{Allowed: allowed, RetryAfter: retryAfter, ResetAfter: resetAfter, At: at, limit: limit}
+}
+
+// Limit returns the limit that the decision was taken with, and the zero Limit
+// for a zero Decision.
+func (d Decision) Limit() Limit {
+	if d.limit == nil {
+		return Limit{}
+	}
+	return *d.limit
+}
+
+// Remaining returns how many single tokens would pass at At, one call each,
+// after this decision: exactly that many, and not one more. It is
+// [math.MaxInt64] under [Unlimited]. It costs a division.
+func (d Decision) Remaining() int64 {
+	switch {
+	case d.limit == nil || d.limit.kind == denyAll:
+		return 0
+	case d.limit.kind == unlimited:
+		return math.MaxInt64
+	}
+	return max(0, d.limit.capacity-int64(d.ResetAfter)) / d.limit.cost(1)
+}
+
+// Largest returns the largest number of tokens that one call would have been
+// given at At, after this decision. It is never below Remaining.
+func (d Decision) Largest() int64 {
+	switch {
+	case d.limit == nil || d.limit.kind == denyAll:
+		return 0
+	case d.limit.kind == unlimited:
+		return math.MaxInt64
+	}
+	return d.limit.tokens(max(0, d.limit.capacity-int64(d.ResetAfter)))
+}
+
+// Delay returns how long after At the last of n more tokens would be admitted
+// if they were taken in order as soon as each is due, in calls no larger than
+// the burst. It is 0 when they would pass at once, and [Forever] when they
+// never would. A queue asks it how long the newest of its entries will wait.
+func (d Decision) Delay(n int64) time.Duration {
+	switch {
+	case d.limit == nil || d.limit.kind == denyAll:
+		return Forever
+	case d.limit.kind == unlimited || n <= 0:
+		return 0
+	}
+	return time.Duration(max(0, addSat(int64(d.ResetAfter), d.limit.cost(n))-d.limit.capacity))
+}
+
+// tokens returns how many tokens room nanoseconds pay for in one call: the
+// largest n with cost(n) <= room.
+func (l *Limit) tokens(room int64) int64 {
+	if l.den == 1 {
+		return room / l.num
+	}
+	hi, lo := bits.Mul64(uint64(room), uint64(l.den))
+	if hi >= uint64(l.num) {
+		return l.burst
+	}
+	q, _ := bits.Div64(hi, lo, uint64(l.num))
+	return int64(min(q, uint64(l.burst)))
+}

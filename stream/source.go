@@ -1,0 +1,108 @@
+package stream
+
+import (
+	"context"
+	"time"
+)
+
+// Source takes messages of type M from a broker and hands them to the gate.
+type Source[M any] interface {
+	// Run delivers messages into in until ctx ends or the broker can give no
+	// more. When ctx has ended it delivers nothing further, but it stays alive,
+	// keeping held messages from being redelivered, until every message that it
+	// delivered has been settled or released; then it returns. The gate settles
+	// or releases all of them within its drain timeout.
+	//
+	// It returns nil when ctx ended or a finite source is exhausted. Faults
+	// that pass (a lost connection, a leader change) it retries itself; an
+	// error ends the gate's run.
+	Run(ctx context.Context, in Intake[M]) error
+}
+
+// Intake is the gate's side of a [Source]. Its methods may be called by several
+// goroutines at once, one per partition, say.
+type Intake[M any] interface {
+	// Room waits until the gate has room for a message and returns for how
+	// many, from 1 to most. It reserves nothing: it tells how much a source
+	// should fetch so that little of it has to wait outside of the gate.
+	Room(ctx context.Context, most int) (int, error)
+
+	// Deliver hands a message over. It blocks while the gate's window is full,
+	// and so holds back the goroutine that calls it and no other. After a nil
+	// error the gate owns the message and will settle or release it; after an
+	// error, which is ctx's or [ErrStopped], it has not taken it.
+	Deliver(ctx context.Context, d Delivery[M]) error
+}
+
+// Delivery is one message and the ways to settle it. The gate calls exactly
+// one of Ack, Defer and DeadLetter until it succeeds, or Release, and each from
+// one goroutine at a time.
+//
+// A settle returns nil only when it took effect, and [ErrRevoked] when the
+// message is not this consumer's any more. Any other error means that it may or
+// may not have taken effect; the gate tries again.
+type Delivery[M any] interface {
+	// Message returns the message itself.
+	Message() M
+
+	// Meta returns what the source knows of the message.
+	Meta() Meta
+
+	// Ack tells the broker that the message is done.
+	Ack(ctx context.Context) error
+
+	// Defer hands the message back to be delivered again at d.Until. It is
+	// durable: it returns after the broker confirmed.
+	Defer(ctx context.Context, d Deferral) error
+
+	// DeadLetter moves the message to where it waits for a person. It is
+	// durable: the dead letter is confirmed before the message is let go.
+	DeadLetter(ctx context.Context, l Letter) error
+
+	// Release gives the message up unsettled; the broker will redeliver it. It
+	// does not block.
+	Release()
+
+	// Revoked is closed when this consumer no longer owns the message. It is
+	// nil where that cannot happen.
+	Revoked() <-chan struct{}
+}
+
+// Meta is what a [Source] knows of a message.
+type Meta struct {
+	// Time is when the message was first published. Age and dwell count from
+	// it, through all deferrals.
+	Time time.Time
+
+	// Attempts is how often a handler has already failed with the message, and
+	// Deferrals how often it was handed back without having been processed:
+	// two counts, never mixed.
+	Attempts  int
+	Deferrals int
+
+	// Redelivered reports that the broker delivered the message before and does
+	// not know what became of it.
+	Redelivered bool
+
+	// Bytes is the size that the message counts in the window.
+	Bytes int
+}
+
+// Deferral says when a message is to come back, and with which counts.
+type Deferral struct {
+	Until     time.Time
+	Reason    Reason
+	Tenant    string
+	Attempts  int
+	Deferrals int
+}
+
+// Letter says why a message became a dead letter.
+type Letter struct {
+	Reason    Reason
+	Err       error  // what the handler returned, nil if it was not asked
+	Stack     []byte // of the handler's panic, if it panicked
+	Tenant    string
+	Attempts  int
+	Deferrals int
+}
