@@ -1,0 +1,65 @@
+package fluxnats
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/fluxlimiter/flux/stream"
+)
+
+// What a dead letter says of an error and of a stack, at most. The server takes
+// no more than 64 KiB of headers.
+const (
+	maxErrorText = 4 << 10
+	maxStackText = 16 << 10
+)
+
+// DeadLetter publishes the message to the dead-letter stream, and terminates it
+// at the consumer when the server has confirmed the dead letter.
+func (d *delivery) DeadLetter(ctx context.Context, l stream.Letter) error {
+	if !d.copied {
+		err := d.publish(ctx, d.deadLetter(l, maxErrorText, maxStackText))
+		if err != nil && refused(err) {
+			// Too much in all: what was added goes first, but for the facts.
+			err = d.publish(ctx, d.deadLetter(l, 256, 0))
+		}
+		if err != nil {
+			return fmt.Errorf("fluxnats: dead letter of %s to stream %s: %w", d.msg.ID(), d.r.set.DeadLetterStream, err)
+		}
+		d.copied = true
+	}
+	// A termination settles like an acknowledgement, and tells the listeners of
+	// the consumer's advisories why.
+	return d.confirm(ctx, []byte("+TERM "+l.Reason.String()))
+}
+
+func (d *delivery) deadLetter(l stream.Letter, errorText, stackText int) *nats.Msg {
+	set := d.r.set
+	h := copyHeaders(d.msg.header)
+	h[jetstream.MsgIDHeader] = []string{d.msg.ID() + ":dead:" + set.Consumer}
+	h[jetstream.ExpectedStreamHeader] = []string{set.DeadLetterStream}
+	setText(h, hdrReason, l.Reason.String())
+	setText(h, hdrTenant, l.Tenant)
+	setCount(h, hdrAttempts, l.Attempts)
+	setCount(h, hdrDeferrals, l.Deferrals)
+	if l.Err != nil {
+		setText(h, hdrError, clip(l.Err.Error(), errorText))
+	}
+	if len(l.Stack) > 0 && stackText > 0 {
+		setText(h, hdrStack, clip(string(l.Stack), stackText))
+	}
+	setText(h, hdrOrigin, d.msg.ID())
+	setTime(h, hdrFirstSeen, d.firstSeen)
+	setText(h, hdrStream, set.Stream)
+	setText(h, hdrConsumer, set.Consumer)
+	setText(h, hdrSubject, d.msg.subject)
+	h[hdrSequence] = []string{strconv.FormatUint(d.seq, 10)}
+	setTime(h, hdrTime, d.stored)
+	return &nats.Msg{Subject: set.DeadLetterSubject, Header: h, Data: d.msg.data}
+}
+
+func clip(s string, n int) string { return s[:min(len(s), n)] }

@@ -1,0 +1,151 @@
+package fluxnats
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/fluxlimiter/flux/stream"
+)
+
+// answerTimeout bounds the wait for the server's answer to a settle, unless the
+// caller's context has a deadline of its own.
+const answerTimeout = 5 * time.Second
+
+var (
+	ackDone = []byte("+ACK")
+	ackNak  = []byte("-NAK")
+)
+
+// delivery is a message that the server has given to this source. Its fields
+// are set before anyone else sees it, but for those of the ring, which are the
+// run's, and copied, which is for whoever settles it.
+type delivery struct {
+	msg   Msg
+	r     *run
+	reply string
+	seq   uint64
+	bytes int
+
+	stored      time.Time
+	firstSeen   time.Time
+	deferrals   int
+	attempts    int
+	redelivered bool
+
+	// copied is set when a deferred copy or dead letter of the message is known
+	// to be stored: it must not be handled again.
+	copied bool
+
+	prev, next *delivery
+	touched    time.Duration
+}
+
+var _ stream.Delivery[*Msg] = (*delivery)(nil)
+
+func newDelivery(r *run, m *nats.Msg, info ackInfo) *delivery {
+	d := &delivery{
+		msg:   Msg{subject: m.Subject, data: m.Data, header: m.Header, origin: origin{stream: r.set.Stream, seq: info.seq}},
+		r:     r,
+		reply: m.Reply, seq: info.seq, bytes: m.Size(),
+		stored: info.stored, firstSeen: info.stored, redelivered: info.delivered > 1,
+	}
+	if len(m.Header) > 0 {
+		if hist, ok := readHistory(m.Header, r.set.DeferSubject, info.stored); ok {
+			d.msg.origin, d.firstSeen, d.deferrals, d.attempts = hist.origin, hist.firstSeen, hist.deferrals, hist.attempts
+		}
+		if len(m.Header) == 0 {
+			d.msg.header = nil
+		}
+	}
+	if r.set.NakDeferrals {
+		// What another process deferred, or let fall, nobody can tell apart.
+		d.deferrals += int(min(info.delivered-1, 1<<30))
+	}
+	return d
+}
+
+func (d *delivery) Message() *Msg { return &d.msg }
+
+func (d *delivery) Meta() stream.Meta {
+	return stream.Meta{Time: d.firstSeen, Attempts: d.attempts, Deferrals: d.deferrals, Redelivered: d.redelivered, Bytes: d.bytes}
+}
+
+// recall takes up the counts that the message had when this source deferred it by
+// a delayed negative acknowledgement.
+func (d *delivery) recall(c counts) { d.attempts, d.deferrals = c.attempts, c.deferrals }
+
+// Revoked returns nil: JetStream does not tell a consumer's member that a
+// message has been given to another.
+func (d *delivery) Revoked() <-chan struct{} { return nil }
+
+// Ack acknowledges the message. Unless [Config.ConfirmAcks] is set, nil means
+// that the acknowledgement is on its way.
+func (d *delivery) Ack(ctx context.Context) error {
+	if d.r.set.ConfirmAcks {
+		return d.confirm(ctx, ackDone)
+	}
+	if err := d.r.nc.Publish(d.reply, ackDone); err != nil {
+		return fmt.Errorf("fluxnats: acknowledge %s: %w", d.msg.ID(), err)
+	}
+	d.settled()
+	return nil
+}
+
+// confirm sends a verdict and waits for the server to confirm it.
+func (d *delivery) confirm(ctx context.Context, verdict []byte) error {
+	ctx, cancel := withAnswerTimeout(ctx)
+	defer cancel()
+	if _, err := d.r.nc.RequestWithContext(ctx, d.reply, verdict); err != nil {
+		return fmt.Errorf("fluxnats: settle %s: %w", d.msg.ID(), err)
+	}
+	d.settled()
+	return nil
+}
+
+func withAnswerTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, answerTimeout)
+}
+
+func (d *delivery) settled() {
+	d.r.mu.Lock()
+	d.r.letGo(d)
+	d.r.mu.Unlock()
+}
+
+// Release hands the message back to the server, which gives it to whoever asks
+// next. In a drain that happens once the server gives this source no more.
+func (d *delivery) Release() {
+	r := d.r
+	r.mu.Lock()
+	if !r.letGo(d) {
+		r.mu.Unlock()
+		return
+	}
+	if r.ended() && !r.draining {
+		r.released = append(r.released, d)
+		r.mu.Unlock()
+		return
+	}
+	r.mu.Unlock()
+	r.giveBack(d)
+}
+
+// giveBack makes the server deliver d again at once. Without that it would do so
+// when AckWait has passed; either way it counts as a delivery. A message that
+// lives on as a copy is acknowledged instead.
+func (r *run) giveBack(d *delivery) {
+	verdict := ackNak
+	if d.copied {
+		verdict = ackDone
+	}
+	if err := r.nc.Publish(d.reply, verdict); err != nil {
+		r.set.log.Warn("cannot hand a message back, it comes again when AckWait has passed", "message", d.msg.ID(), "error", err)
+	}
+	r.src.stats.returned.Add(1)
+}

@@ -1,0 +1,77 @@
+// Package fluxnats feeds a [stream.Gate] from a durable pull consumer of NATS
+// JetStream.
+//
+//	src, err := fluxnats.New(js, fluxnats.Config{Stream: "ORDERS", Consumer: "billing"})
+//	...
+//	err = gate.Run(ctx, src, func(ctx context.Context, m *fluxnats.Msg) error { ... })
+//
+// The source asks the server for as many messages as the gate has room for and
+// no more, so that no message waits in a client's buffer while its AckWait runs
+// out. Every message that it holds, waiting or in a handler, is kept from
+// redelivery for as long as that takes. Nothing is let go before its successor,
+// a deferred copy or a dead letter, is confirmed by the server.
+//
+// # Deferrals
+//
+// A deferred message is published again as a scheduled message of the same
+// stream (nats-server 2.12 and later, StreamConfig.AllowMsgSchedules), and the
+// original is acknowledged. Deferred messages therefore hold no place in the
+// consumer's MaxAckPending, however many there are and however long they wait,
+// where a delayed negative acknowledgement would: a tenant with MaxAckPending
+// deferred messages would stop all others.
+//
+// The copy comes back under the subject of the original, never before its time
+// and up to a quarter of a second after it, as the server fires schedules at
+// most four times a second. It keeps payload and headers, but for headers that
+// begin with "Nats-", which are instructions to the server: they are dropped,
+// except for Nats-Msg-Id, which a handler may use as its key. These are added,
+// percent-encoded where they hold anything but printable ASCII:
+//
+//	Flux-Origin      stream and sequence of the first copy, as in ORDERS:17
+//	Flux-First-Seen  when that was published, RFC 3339 with nanoseconds
+//	Flux-Deferrals   how often the message was deferred
+//	Flux-Attempts    how often a handler failed with it
+//	Flux-Tenant      its tenant
+//	Flux-Reason      why it was deferred last, such as quota_exceeded
+//	Flux-Due         when it was to come back, RFC 3339 with nanoseconds
+//	Flux-Msg-Id      its Nats-Msg-Id, if it had one
+//
+// They are believed only on messages that the server's scheduler made from a
+// copy of this source; a publisher that sets them changes nothing. [Msg.Headers]
+// shows none of them.
+//
+// With [Config.NakDeferrals] a deferred message is handed back by a negative
+// acknowledgement with a delay instead, on any server and stream. It then keeps
+// its place in MaxAckPending, and the two counts survive only in the memory of
+// the process that deferred it: another one takes all earlier deliveries for
+// deferrals.
+//
+// # Dead letters
+//
+// A dead letter is published to [Config.DeadLetterStream] with the payload and
+// headers of the message, then the message is terminated at the consumer. It
+// carries these headers:
+//
+//	Flux-Reason, Flux-Tenant, Flux-Attempts, Flux-Deferrals, Flux-Origin,
+//	Flux-First-Seen, Flux-Msg-Id   as above
+//	Flux-Error       what the handler returned
+//	Flux-Stack       of the handler's panic
+//	Flux-Stream, Flux-Consumer, Flux-Subject, Flux-Sequence
+//	                 where the message was taken from
+//	Flux-Time        when that copy was stored, RFC 3339 with nanoseconds
+//
+// # What is promised
+//
+// Delivery is at least once. A message is handled a second time only if the
+// process or the server fails between its processing and the arrival of its
+// acknowledgement, or if the connection is lost for longer than AckWait. A
+// message that comes again while this source still holds it is not delivered
+// again. Deferred copies and dead letters carry a message id made from the
+// sequence of the message, so that one that is published twice, because the
+// confirmation was lost, is stored once within the stream's duplicate window.
+//
+// JetStream tells nobody that a message has been given to another member of
+// the consumer, so [stream.Delivery.Revoked] is nil. The server accepts an
+// acknowledgement from a member that it gave up on as well as from the one that
+// has the message now, and [Config.ConfirmAcks] does not tell them apart either.
+package fluxnats

@@ -1,0 +1,141 @@
+package fluxnats
+
+import (
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// The source's own headers, described in the package's documentation.
+const (
+	hdrOrigin    = "Flux-Origin"
+	hdrFirstSeen = "Flux-First-Seen"
+	hdrDeferrals = "Flux-Deferrals"
+	hdrAttempts  = "Flux-Attempts"
+	hdrTenant    = "Flux-Tenant"
+	hdrReason    = "Flux-Reason"
+	hdrDue       = "Flux-Due"
+	hdrMsgID     = "Flux-Msg-Id"
+	hdrError     = "Flux-Error"
+	hdrStack     = "Flux-Stack"
+	hdrStream    = "Flux-Stream"
+	hdrConsumer  = "Flux-Consumer"
+	hdrSubject   = "Flux-Subject"
+	hdrSequence  = "Flux-Sequence"
+	hdrTime      = "Flux-Time"
+)
+
+var ownHeaders = map[string]bool{
+	hdrOrigin: true, hdrFirstSeen: true, hdrDeferrals: true, hdrAttempts: true, hdrTenant: true,
+	hdrReason: true, hdrDue: true, hdrMsgID: true, hdrError: true, hdrStack: true, hdrStream: true,
+	hdrConsumer: true, hdrSubject: true, hdrSequence: true, hdrTime: true,
+}
+
+// reserved reports whether a header is the server's or the source's own, and so
+// must not be copied from one message to another: an Expected-Last-Sequence
+// would refuse the copy, a Rollup delete what is before it.
+func reserved(key string) bool {
+	const server = "Nats-"
+	return len(key) >= len(server) && strings.EqualFold(key[:len(server)], server) || ownHeaders[key]
+}
+
+// copyHeaders returns a new header with the user's headers of a message. Keys
+// that the client library refuses to send, which other clients may have sent,
+// are left out: they would make the copy impossible.
+func copyHeaders(from nats.Header) nats.Header {
+	to := make(nats.Header, len(from)+12)
+	for key, values := range from {
+		if !reserved(key) && validKey(key) {
+			to[key] = values
+		}
+	}
+	if id := from.Get(jetstream.MsgIDHeader); id != "" {
+		setText(to, hdrMsgID, id)
+	}
+	return to
+}
+
+// validKey reports whether the client library sends a header with such a key.
+func validKey(key string) bool {
+	return key != "" && !strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == ':' })
+}
+
+// setText sets a header to any text. Everything but printable ASCII is
+// percent-encoded, and so are percent signs and outer spaces, which the protocol
+// does not keep: [url.PathUnescape] gives the text back.
+func setText(h nats.Header, key, text string) {
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := range len(text) {
+		c := text[i]
+		if c > ' ' && c < 0x7f && c != '%' || c == ' ' && i > 0 && i < len(text)-1 {
+			b.WriteByte(c)
+		} else {
+			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
+		}
+	}
+	h[key] = []string{b.String()}
+}
+
+func text(h nats.Header, key string) string {
+	s, err := url.PathUnescape(h.Get(key))
+	if err != nil {
+		return ""
+	}
+	return s
+}
+
+func setCount(h nats.Header, key string, n int) { h[key] = []string{strconv.Itoa(n)} }
+
+func count(h nats.Header, key string) int {
+	n, err := strconv.ParseInt(h.Get(key), 10, 32)
+	if err != nil || n < 0 {
+		return 0
+	}
+	return int(n)
+}
+
+func setTime(h nats.Header, key string, t time.Time) {
+	h[key] = []string{t.UTC().Format(time.RFC3339Nano)}
+}
+
+// history is what the headers of a deferred copy say of the message.
+type history struct {
+	origin    origin
+	firstSeen time.Time
+	deferrals int
+	attempts  int
+}
+
+// readHistory reads the headers of a message that the server's scheduler made
+// from a copy under the subject prefix, and takes them and the server's off, so
+// that the handler sees the message as it was published. It reports false for
+// any other message, whatever its headers say.
+func readHistory(h nats.Header, deferSubject string, stored time.Time) (history, bool) {
+	by := h.Get(jetstream.SchedulerHeader)
+	if !strings.HasPrefix(by, deferSubject) || len(by) == len(deferSubject) || by[len(deferSubject)] != '.' {
+		return history{}, false
+	}
+	from, ok := parseOrigin(h.Get(hdrOrigin))
+	if !ok {
+		return history{}, false
+	}
+	hist := history{origin: from, firstSeen: stored, deferrals: count(h, hdrDeferrals), attempts: count(h, hdrAttempts)}
+	if t, err := time.Parse(time.RFC3339Nano, h.Get(hdrFirstSeen)); err == nil && t.Before(stored) {
+		hist.firstSeen = t
+	}
+	id := text(h, hdrMsgID)
+	for key := range h {
+		if reserved(key) {
+			delete(h, key)
+		}
+	}
+	if id != "" {
+		h[jetstream.MsgIDHeader] = []string{id}
+	}
+	return hist, true
+}

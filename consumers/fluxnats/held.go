@@ -1,0 +1,130 @@
+package fluxnats
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+var ackProgress = []byte("+WPI")
+
+// hold begins to keep d from redelivery. The lock must be held.
+func (r *run) hold(d *delivery, now time.Duration) {
+	r.held[d.seq] = d
+	r.touch(d, now)
+}
+
+// touch notes that the server counts d's AckWait from now. The lock must be
+// held.
+func (r *run) touch(d *delivery, now time.Duration) {
+	d.unlink()
+	d.touched = now
+	last := r.oldest.prev
+	d.prev, d.next = last, &r.oldest
+	last.next, r.oldest.prev = d, d
+}
+
+// letGo ends what hold began. It reports false if that was done before. The
+// lock must be held.
+func (r *run) letGo(d *delivery) bool {
+	if r.held[d.seq] != d {
+		return false
+	}
+	delete(r.held, d.seq)
+	d.unlink()
+	if r.draining && len(r.held) == 0 {
+		r.setIdle()
+	}
+	return true
+}
+
+func (d *delivery) unlink() {
+	if d.next != nil {
+		d.prev.next, d.next.prev = d.next, d.prev
+		d.prev, d.next = nil, nil
+	}
+}
+
+// tend keeps all that is held from redelivery, sees that requests are answered,
+// and follows the state of the connection, until nothing is held any more.
+func (r *run) tend() {
+	states := r.nc.StatusChanged(nats.CONNECTED, nats.CLOSED)
+	defer r.nc.RemoveStatusListener(states)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-r.idle:
+			return
+		case state := <-states:
+			switch state {
+			case nats.CONNECTED:
+				if !r.ended() {
+					r.lost(nil)
+				}
+			case nats.CLOSED:
+				r.fail(fmt.Errorf("fluxnats: %w", nats.ErrConnectionClosed))
+				states = nil
+			}
+		case <-timer.C:
+		}
+		now := r.now()
+		timer.Reset(max(min(r.keepAlive(now), r.watch(now)), time.Millisecond))
+	}
+}
+
+// keepAlive tells the server of all messages that it has heard nothing of for a
+// third of AckWait that they are in progress, and returns when to do so again.
+// The third is shortened by up to a quarter, differently every time, so that
+// the many sources of a consumer do not all do it at the same moment.
+func (r *run) keepAlive(now time.Duration) time.Duration {
+	third := r.facts.Load().ackWait / 3
+	if !r.nc.IsConnected() {
+		return third / 4
+	}
+	age := third - time.Duration(rand.Int64N(int64(third/4)+1))
+	var due []string
+	r.mu.Lock()
+	for d := r.oldest.next; d != &r.oldest && now-d.touched >= age; d = r.oldest.next {
+		r.touch(d, now)
+		due = append(due, d.reply)
+	}
+	next := age
+	if d := r.oldest.next; d != &r.oldest {
+		next = d.touched + age - now
+	}
+	r.mu.Unlock()
+	for _, reply := range due {
+		if err := r.nc.Publish(reply, ackProgress); err != nil {
+			r.set.log.Warn("cannot keep a message from redelivery", "error", err)
+			break
+		}
+	}
+	r.src.stats.keepAlives.Add(int64(len(due)))
+	return next
+}
+
+// watch renews the requests for messages if the server has been silent for two
+// heartbeats, and returns when to look again.
+func (r *run) watch(now time.Duration) time.Duration {
+	limit := 2 * r.facts.Load().heartbeat
+	if r.ended() {
+		return limit
+	}
+	r.mu.Lock()
+	silent := now - r.requests.heard
+	asked := r.requests.asked > 0
+	r.mu.Unlock()
+	switch {
+	case !asked:
+		return limit
+	case silent < limit:
+		return limit - silent
+	}
+	if r.nc.IsConnected() {
+		r.lost(errSilent)
+	}
+	return limit
+}

@@ -1,0 +1,299 @@
+package fluxnats_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats-server/v2/server/ats"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/fluxlimiter/flux/consumers/fluxnats"
+	"github.com/fluxlimiter/flux/stream"
+)
+
+func TestMain(m *testing.M) {
+	// The server's ticker for access times waits on a channel of its package,
+	// which belongs to no bubble: it must run before the first one.
+	ats.Register()
+	code := m.Run()
+	ats.Unregister()
+	os.Exit(code)
+}
+
+// env is an embedded server with a connection to it, in virtual time.
+type env struct {
+	*testing.T
+	dir string
+	srv *server.Server
+	nc  *nats.Conn
+	js  jetstream.JetStream
+}
+
+// bubble runs f in virtual time with a server of its own.
+func bubble(t *testing.T, f func(e *env)) {
+	t.Helper()
+	dir := t.TempDir()
+	// The client library keeps timers in a pool of the process, and a timer of
+	// one bubble is of no use in another. Two collections empty the pool.
+	runtime.GC()
+	runtime.GC()
+	synctest.Test(t, func(t *testing.T) {
+		e := &env{T: t, dir: dir}
+		e.start()
+		e.nc = e.connect()
+		var err error
+		if e.js, err = jetstream.New(e.nc); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			e.nc.Close()
+			e.stop()
+		}()
+		f(e)
+	})
+}
+
+func (e *env) start() {
+	e.Helper()
+	s, err := server.NewServer(&server.Options{
+		ServerName: "t", JetStream: true, StoreDir: e.dir, DontListen: true, NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		e.Fatal(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(10 * time.Second) {
+		e.Fatal("server is not ready")
+	}
+	e.srv = s
+}
+
+func (e *env) stop() {
+	e.srv.Shutdown()
+	e.srv.WaitForShutdown()
+}
+
+// connect returns a connection that follows the server through restarts.
+func (e *env) connect(opts ...nats.Option) *nats.Conn {
+	e.Helper()
+	opts = append([]nats.Option{
+		nats.InProcessServer(inProcess{e}), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
+	}, opts...)
+	nc, err := nats.Connect("", opts...)
+	if err != nil {
+		e.Fatal(err)
+	}
+	return nc
+}
+
+// source returns a source of stream S and consumer c that are set up for it.
+func (e *env) source(cfg fluxnats.Config, l fluxnats.Layout) *fluxnats.Source {
+	e.Helper()
+	src := e.newSource(cfg)
+	if len(l.Subjects) == 0 {
+		l.Subjects = []string{"in.>"}
+	}
+	if _, err := src.Provision(e.Context(), l); err != nil {
+		e.Fatal(err)
+	}
+	return src
+}
+
+func (e *env) newSource(cfg fluxnats.Config) *fluxnats.Source {
+	e.Helper()
+	if cfg.Stream == "" {
+		cfg.Stream = "S"
+	}
+	if cfg.Consumer == "" {
+		cfg.Consumer = "c"
+	}
+	src, err := fluxnats.New(e.js, cfg)
+	if err != nil {
+		e.Fatal(err)
+	}
+	return src
+}
+
+// publish stores n messages in.0, in.1 … with their numbers as payload.
+func (e *env) publish(n int) {
+	e.Helper()
+	for i := range n {
+		e.send(&nats.Msg{Subject: fmt.Sprintf("in.%d", i), Data: fmt.Appendf(nil, "%d", i)})
+	}
+}
+
+func (e *env) send(m *nats.Msg) uint64 {
+	e.Helper()
+	ack, err := e.js.PublishMsg(e.Context(), m)
+	if err != nil {
+		e.Fatal(err)
+	}
+	return ack.Sequence
+}
+
+func (e *env) info() *jetstream.ConsumerInfo {
+	e.Helper()
+	c, err := e.js.Consumer(e.Context(), "S", "c")
+	if err != nil {
+		e.Fatal(err)
+	}
+	return c.CachedInfo()
+}
+
+// count returns how many messages a stream has under a subject.
+func (e *env) count(str, subject string) int {
+	e.Helper()
+	s, err := e.js.Stream(e.Context(), str)
+	if err != nil {
+		e.Fatal(err)
+	}
+	info, err := s.Info(e.Context(), jetstream.WithSubjectFilter(subject))
+	if err != nil {
+		e.Fatal(err)
+	}
+	n := 0
+	for _, c := range info.State.Subjects {
+		n += int(c)
+	}
+	return n
+}
+
+// last returns the newest message that a stream has under a subject.
+func (e *env) last(str, subject string) *jetstream.RawStreamMsg {
+	e.Helper()
+	s, err := e.js.Stream(e.Context(), str)
+	if err != nil {
+		e.Fatal(err)
+	}
+	m, err := s.GetLastMsgForSubject(e.Context(), subject)
+	if err != nil {
+		e.Fatal(err)
+	}
+	return m
+}
+
+// intake is the smallest gate: it holds up to window messages, gives each to
+// handle in a goroutine of its own, and releases what is left at the end.
+type intake struct {
+	handle func(ctx context.Context, d stream.Delivery[*fluxnats.Msg])
+	slots  chan struct{}
+	wg     sync.WaitGroup
+
+	mu   sync.Mutex
+	most int // held at once
+}
+
+func newIntake(window int, handle func(context.Context, stream.Delivery[*fluxnats.Msg])) *intake {
+	return &intake{handle: handle, slots: make(chan struct{}, window)}
+}
+
+func (in *intake) Room(ctx context.Context, most int) (int, error) {
+	// Waiting for a slot and giving it back is enough here: one source asks.
+	select {
+	case in.slots <- struct{}{}:
+		<-in.slots
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	return max(1, min(most, cap(in.slots)-len(in.slots))), ctx.Err()
+}
+
+func (in *intake) Deliver(ctx context.Context, d stream.Delivery[*fluxnats.Msg]) error {
+	select {
+	case in.slots <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	in.mu.Lock()
+	in.most = max(in.most, len(in.slots))
+	in.mu.Unlock()
+	in.wg.Go(func() {
+		defer func() { <-in.slots }()
+		in.handle(ctx, d)
+	})
+	return nil
+}
+
+// running is a source that runs.
+type running struct {
+	e      *env
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error
+}
+
+func (e *env) run(src *fluxnats.Source, in stream.Intake[*fluxnats.Msg]) *running {
+	ctx, cancel := context.WithCancel(e.Context())
+	r := &running{e: e, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(r.done)
+		r.err = src.Run(ctx, in)
+	}()
+	return r
+}
+
+// stop ends the run and fails the test unless it ends well.
+func (r *running) stop() {
+	r.e.Helper()
+	r.cancel()
+	<-r.done
+	if r.err != nil {
+		r.e.Errorf("Run: %v", r.err)
+	}
+}
+
+// inProcess connects to whatever server runs just now.
+type inProcess struct{ e *env }
+
+// tally counts what happened to each payload.
+type tally struct {
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (c *tally) add(m *fluxnats.Msg) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = make(map[string]int)
+	}
+	c.n[string(m.Data())]++
+	return c.n[string(m.Data())]
+}
+
+func (c *tally) sum() (kinds, total int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.n {
+		total += n
+	}
+	return len(c.n), total
+}
+
+// exactly fails the test unless all of n messages happened once.
+func (c *tally) exactly(t testing.TB, n int) {
+	t.Helper()
+	if kinds, total := c.sum(); kinds != n || total != n {
+		t.Errorf("handled %d of %d messages, %d times in all", kinds, n, total)
+	}
+}
+
+// must fails the test if settling failed.
+func (e *env) must(err error) {
+	e.Helper()
+	if err != nil && !errors.Is(err, context.Canceled) {
+		e.Error(err)
+	}
+}
+
+func (p inProcess) InProcessConn() (net.Conn, error) { return p.e.srv.InProcessConn() }

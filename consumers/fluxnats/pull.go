@@ -1,0 +1,279 @@
+package fluxnats
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// requests accounts for the requests for messages that the server holds.
+type requests struct {
+	inbox     string // what replies to requests begin with
+	epoch     int    // grows when all earlier requests are taken for lost
+	asked     int    // messages asked for in this epoch and not yet received
+	room      int    // of the gate, when it was asked last
+	heard     time.Duration
+	retryAt   time.Duration // no request before that
+	failures  int           // in a row
+	suspicion error         // why the consumer must be looked at before the next request
+}
+
+// low reports whether so little is on its way that more should be asked for. A
+// request for every single message would double the work; to wait until nothing
+// is on its way would let the gate run dry.
+func (q *requests) low(waiting int) bool { return q.asked+waiting <= q.room/2 }
+
+// lose takes all requests for lost: the next one is made at once, or after a
+// pause that grows with every failure in a row.
+func (q *requests) lose(now time.Duration, why error) {
+	q.epoch++
+	q.asked = 0
+	q.heard = now
+	q.retryAt = now
+	if why == nil {
+		return
+	}
+	q.retryAt += min(50*time.Millisecond<<min(q.failures, 5), 500*time.Millisecond)
+	q.failures++
+	// A change of leader looks like this a few times over, and the consumer
+	// cannot be examined as long as it has none.
+	if q.failures%4 == 0 || !passing(why) {
+		q.suspicion = why
+	}
+}
+
+// errSilent is two heartbeats that did not come.
+var errSilent = errors.New("the server is silent")
+
+// passing reports whether a fault is one that a change of leader explains.
+func passing(why error) bool {
+	return errors.Is(why, errSilent) || errors.Is(why, nats.ErrNoResponders) || errors.Is(why, nats.ErrDisconnected)
+}
+
+// pull keeps as many messages on their way as the gate has room for.
+func (r *run) pull(ctx context.Context) {
+	for {
+		room, err := r.in.Room(ctx, r.facts.Load().batch)
+		if err != nil {
+			r.fail(fmt.Errorf("fluxnats: the gate takes no more: %w", err))
+			return
+		}
+		now := r.now()
+		r.mu.Lock()
+		q := &r.requests
+		q.room = room
+		pause := q.retryAt - now
+		ask := 0
+		if pause <= 0 && q.low(r.waiting) {
+			ask = room - q.asked - r.waiting
+		}
+		suspicion := q.suspicion
+		if ask > 0 {
+			q.suspicion = nil
+		}
+		r.mu.Unlock()
+
+		switch {
+		case ask > 0 && suspicion != nil && !r.examine(ctx, suspicion):
+			// The next round pauses.
+		case ask > 0 && !r.nc.IsConnected():
+			// What is published now would be sent on top of what is asked for
+			// after the reconnect.
+			r.lost(nats.ErrDisconnected)
+		case ask > 0:
+			r.ask(ask)
+		default:
+			if !r.rest(pause) {
+				return
+			}
+		}
+	}
+}
+
+// rest waits until there may be a reason to ask for more, for at most pause if
+// that is positive. It reports false if the run ends.
+func (r *run) rest(pause time.Duration) bool {
+	var again <-chan time.Time
+	if pause > 0 {
+		t := time.NewTimer(pause)
+		defer t.Stop()
+		again = t.C
+	}
+	select {
+	case <-r.done:
+		return false
+	case <-r.hungry:
+	case <-again:
+	}
+	return true
+}
+
+// ask requests n messages.
+func (r *run) ask(n int) {
+	f := r.facts.Load()
+	r.mu.Lock()
+	q := &r.requests
+	if q.asked == 0 {
+		q.heard = r.now()
+	}
+	q.asked += n
+	reply := q.inbox + strconv.Itoa(q.epoch)
+	r.mu.Unlock()
+	body, err := json.Marshal(struct {
+		Expires   time.Duration `json:"expires"`
+		Batch     int           `json:"batch"`
+		Heartbeat time.Duration `json:"idle_heartbeat"`
+	}{f.expires, n, f.heartbeat})
+	if err == nil {
+		r.src.stats.pulls.Add(1)
+		err = r.nc.PublishRequest(f.pullSubject, reply, body)
+	}
+	if err != nil {
+		r.lost(err)
+	}
+}
+
+// lost notes that the requests that were made are lost.
+func (r *run) lost(why error) {
+	if r.nc.IsClosed() {
+		r.fail(fmt.Errorf("fluxnats: %w", nats.ErrConnectionClosed))
+		return
+	}
+	r.src.stats.renewals.Add(1)
+	r.mu.Lock()
+	r.requests.lose(r.now(), why)
+	first := r.requests.failures == 1
+	r.mu.Unlock()
+	if first {
+		r.set.log.Warn("requests for messages were lost, asking anew", "error", why)
+	}
+	poke(r.hungry)
+}
+
+// receive is the subscription's callback. It never blocks.
+func (r *run) receive(m *nats.Msg) {
+	// A message has a reply subject for its acknowledgement. What the server
+	// says of requests has none, and no header that a publisher sets can make
+	// one look like the other.
+	if m.Reply == "" {
+		if epoch, ok := strings.CutPrefix(m.Subject, r.requests.inbox); ok {
+			r.status(m, epoch)
+		}
+		return
+	}
+	info, ok := parseAck(m.Reply)
+	if !ok {
+		r.set.log.Error("message with a reply subject that is none of JetStream's", "subject", m.Subject, "reply", m.Reply)
+		return
+	}
+	d := newDelivery(r, m, info)
+	now := r.now()
+	r.mu.Lock()
+	q := &r.requests
+	q.asked = max(q.asked-1, 0)
+	q.heard, q.failures = now, 0
+	if r.held[d.seq] != nil {
+		// The server gave up on a message that is still held, because the
+		// connection was lost for longer than AckWait. It is alive.
+		r.mu.Unlock()
+		r.src.stats.swallowed.Add(1)
+		return
+	}
+	if c, ok := r.naks[d.seq]; ok {
+		delete(r.naks, d.seq)
+		d.recall(c)
+	}
+	r.hold(d, now)
+	ended := r.ended()
+	if !ended {
+		r.queue = append(r.queue, d)
+		r.waiting++
+	}
+	r.mu.Unlock()
+	r.src.stats.received.Add(1)
+	if ended {
+		d.Release()
+		return
+	}
+	poke(r.arrived)
+}
+
+// status handles what the server says of a request.
+func (r *run) status(m *nats.Msg, epoch string) {
+	code, text := m.Header.Get("Status"), m.Header.Get("Description")
+	left, _ := strconv.Atoi(m.Header.Get("Nats-Pending-Messages"))
+	now := r.now()
+	r.mu.Lock()
+	q := &r.requests
+	if epoch != strconv.Itoa(q.epoch) {
+		r.mu.Unlock()
+		return
+	}
+	q.heard = now
+	switch code {
+	case "100": // heartbeat
+		q.failures = 0
+		r.mu.Unlock()
+	case "408": // expired
+		q.asked = max(q.asked-max(left, 0), 0)
+		q.failures = 0
+		r.mu.Unlock()
+		poke(r.hungry)
+	case "503":
+		r.mu.Unlock()
+		r.lost(nats.ErrNoResponders)
+	default:
+		r.mu.Unlock()
+		r.lost(fmt.Errorf("server says %s %s", code, text))
+	}
+}
+
+// examine asks the server whether the consumer is still there and fit, after
+// something went wrong. It reports false if that cannot be told yet, and ends
+// the run if it is not.
+func (r *run) examine(ctx context.Context, why error) bool {
+	if err := r.denied(); err != nil {
+		r.fail(err)
+		return false
+	}
+	if !r.nc.IsConnected() {
+		r.lost(nats.ErrDisconnected)
+		return false
+	}
+	limited, cancel := context.WithTimeout(ctx, max(r.set.Heartbeat, time.Second))
+	defer cancel()
+	f, err := r.src.inspect(limited)
+	switch {
+	case err == nil:
+		r.facts.Store(&f)
+		return true
+	case errors.Is(err, ErrSetup), errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
+		r.fail(err)
+	case ctx.Err() == nil:
+		r.lost(fmt.Errorf("%w, and the consumer cannot be examined: %w", why, err))
+	}
+	return false
+}
+
+// denied returns an error if the server refused the source a subject that it
+// cannot do without. The server sends no answer to what it refuses, only an
+// error to the connection.
+func (r *run) denied() error {
+	err := r.nc.LastError()
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return nil
+	}
+	for _, subject := range []string{r.facts.Load().pullSubject, r.requests.inbox, "$JS.ACK." + r.set.Stream + "." + r.set.Consumer} {
+		if strings.Contains(strings.ToLower(err.Error()), strings.ToLower(subject)) {
+			return fmt.Errorf("fluxnats: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,214 @@
+package fluxnats
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/fluxlimiter/flux/stream"
+)
+
+// run is one call of Run. The subscription's callback receives, feed delivers,
+// pull asks for more, tend watches over what is held and asked for.
+type run struct {
+	src   *Source
+	set   *settings
+	nc    *nats.Conn
+	in    stream.Intake[*Msg]
+	facts atomic.Pointer[facts]
+	base  time.Time
+
+	done <-chan struct{} // closed when no more may be delivered
+	fail context.CancelCauseFunc
+	sub  *nats.Subscription
+
+	arrived chan struct{} // there is something in queue
+	hungry  chan struct{} // it may be time to ask for more
+	idle    chan struct{} // nothing is held any more, and nothing will be
+
+	mu       sync.Mutex
+	held     map[uint64]*delivery // by sequence in the stream, until settled or released
+	oldest   delivery             // ring of what is held, the longest untouched first
+	queue    []*delivery          // received and not yet handed to feed
+	waiting  int                  // received and not yet delivered
+	requests requests
+	released []*delivery // given up, to be handed back when the server sends no more
+	draining bool        // it does not
+	isIdle   bool
+	naks     map[uint64]counts // of messages deferred by a delayed negative acknowledgement
+}
+
+func newRun(s *Source, in stream.Intake[*Msg], f facts) *run {
+	r := &run{
+		src: s, set: &s.set, nc: s.js.Conn(), in: in, base: time.Now(),
+		arrived: make(chan struct{}, 1), hungry: make(chan struct{}, 1), idle: make(chan struct{}),
+		held: make(map[uint64]*delivery), naks: make(map[uint64]counts),
+	}
+	r.facts.Store(&f)
+	r.oldest.prev, r.oldest.next = &r.oldest, &r.oldest
+	return r
+}
+
+// now returns the time since the run began, which costs half of a time.Now.
+func (r *run) now() time.Duration { return time.Since(r.base) }
+
+func (r *run) run(parent context.Context) error {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	r.done, r.fail = ctx.Done(), cancel
+
+	inbox := r.nc.NewInbox()
+	r.requests.inbox = inbox + "."
+	closed := make(chan struct{})
+	sub, err := r.nc.Subscribe(inbox+".*", r.receive)
+	if err != nil {
+		return fmt.Errorf("fluxnats: %w", err)
+	}
+	r.sub = sub
+	sub.SetClosedHandler(func(string) { close(closed) })
+	// What may be outstanding is bounded by what is asked for.
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return fmt.Errorf("fluxnats: %w", err)
+	}
+
+	var delivering, tending sync.WaitGroup
+	delivering.Go(func() { r.feed(ctx) })
+	delivering.Go(func() { r.pull(ctx) })
+	tending.Go(r.tend)
+
+	<-ctx.Done()
+	r.endIntake(closed)
+	delivering.Wait()
+	cause := context.Cause(ctx)
+	stopped := parent.Err() != nil || errors.Is(cause, stream.ErrStopped)
+	r.drain(stopped)
+	if stopped {
+		<-r.idle
+		cause = nil
+	} else {
+		r.mu.Lock()
+		r.setIdle()
+		r.mu.Unlock()
+	}
+	tending.Wait()
+	r.flush()
+	return cause
+}
+
+// endIntake makes the server send no more, and returns when what it has sent
+// has been received. Until then a released message would come straight back.
+func (r *run) endIntake(closed <-chan struct{}) {
+	r.mu.Lock()
+	asked := r.requests.asked > 0
+	r.mu.Unlock()
+	if !asked || !r.nc.IsConnected() || r.sub.Drain() != nil {
+		_ = r.sub.Unsubscribe()
+		return
+	}
+	limit := time.NewTimer(2 * time.Second)
+	defer limit.Stop()
+	select {
+	case <-closed:
+	case <-limit.C:
+		_ = r.sub.Unsubscribe()
+	}
+}
+
+// drain hands back what was received and never delivered, and what the gate has
+// released so far; what it releases from now on goes back at once.
+func (r *run) drain(orderly bool) {
+	r.mu.Lock()
+	for _, d := range r.queue {
+		r.letGo(d)
+		r.released = append(r.released, d)
+	}
+	r.queue = nil
+	back := r.released
+	r.released, r.draining = nil, true
+	if orderly && len(r.held) == 0 {
+		r.setIdle()
+	}
+	r.mu.Unlock()
+	slices.SortFunc(back, func(a, b *delivery) int { return cmp.Compare(a.seq, b.seq) })
+	for _, d := range back {
+		r.giveBack(d)
+	}
+}
+
+// setIdle must be called with the lock held.
+func (r *run) setIdle() {
+	if !r.isIdle {
+		r.isIdle = true
+		close(r.idle)
+	}
+}
+
+// flush waits until the server has what was sent last, but not for a server
+// that is not there.
+func (r *run) flush() {
+	if !r.nc.IsConnected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := r.nc.FlushWithContext(ctx); err != nil {
+		r.set.log.Warn("flush at the end", "error", err)
+	}
+}
+
+// ended reports whether no more may be delivered.
+func (r *run) ended() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// feed hands what was received to the gate, in order.
+func (r *run) feed(ctx context.Context) {
+	var batch []*delivery
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.arrived:
+		}
+		r.mu.Lock()
+		batch, r.queue = r.queue, batch[:0]
+		r.mu.Unlock()
+		for i, d := range batch {
+			if err := r.in.Deliver(ctx, d); err != nil {
+				for _, d := range batch[i:] {
+					d.Release()
+				}
+				r.fail(fmt.Errorf("fluxnats: the gate takes no more: %w", err))
+				return
+			}
+			batch[i] = nil
+			r.mu.Lock()
+			r.waiting--
+			low := r.requests.low(r.waiting)
+			r.mu.Unlock()
+			if low {
+				poke(r.hungry)
+			}
+		}
+	}
+}
+
+// poke wakes the one goroutine that waits on c, now or when it next does.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
