@@ -1,0 +1,146 @@
+package main
+
+import (
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// The columns of the longest single calls.
+const (
+	colGrowNew  = "new key, while growing, ms"
+	colGrowOld  = "tracked key, while growing, ms"
+	colSweep    = "any key, while sweeping, ms"
+	colSweeping = "the sweep itself, ms"
+)
+
+// stalls are the peers whose map is unlike another's: one library in a sync.Map
+// stands for all of them.
+var stalls = []peer{
+	{name: "none", floor: true, open: peers[0].open}, // how long the machine itself holds up a call
+	{name: "**flux**", open: openFlux},
+	{name: "x/time/rate, sync.Map, janitor", open: openXTime},
+	{name: "x/time/rate, mutex and map, janitor", open: openXTimeMutex},
+	{name: "throttled, memstore (never drops a key)", open: openThrottled(0)},
+	{name: "sethvargo/go-limiter", open: openSethvargoSweeping},
+	{name: "ulule/limiter's cache", open: openUluleCache},
+	{name: "mennanov/limiters, its Registry", open: openMennanovRegistry},
+}
+
+// runStalls looks for the longest single call while keys are added and while
+// they are swept. The machine itself holds up a call now and then, so the
+// smallest of the rounds' maxima says most.
+func (b *bench) runStalls() {
+	keys := keySet(b.opt.keys + b.opt.keys/4)
+	tracked, fresh := keys[:b.opt.keys], keys[b.opt.keys:]
+	for round := range b.opt.rounds {
+		for _, p := range shuffled(stalls, round) {
+			b.progress("longest calls: %s, round %d", p.name, round+1)
+			b.machine.waitQuiet()
+			b.grow(p, round, tracked)
+			b.sweep(p, round, tracked, fresh)
+		}
+	}
+}
+
+// grow adds the keys one by one from one goroutine while another calls with
+// keys that are there already.
+func (b *bench) grow(p peer, round int, keys []string) {
+	lim := p.start(live)
+	defer lim.done()
+	lim.allow(keys[0])
+	collect()
+
+	var progress atomic.Int64
+	progress.Store(1)
+	var longestNew, longestOld time.Duration
+	b.machine.keep(b.machine.measure(func() {
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			i := 0
+			longestNew = longest(func() (string, bool) {
+				i++
+				progress.Store(int64(i))
+				return keys[min(i, len(keys)-1)], i < len(keys)
+			}, lim)
+		})
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(seed, uint64(round)))
+			longestOld = longest(func() (string, bool) {
+				have := progress.Load()
+				return keys[r.Int64N(have)], int(have) < len(keys)
+			}, lim)
+		})
+		wg.Wait()
+	}))
+	b.stall.put(p.name, colGrowNew, round, longestNew.Seconds()*1e3)
+	b.stall.put(p.name, colGrowOld, round, longestOld.Seconds()*1e3)
+}
+
+// longest calls lim with the keys of next until there are none, and returns how
+// long the longest call took. A call is timed from the end of the one before,
+// by one clock read.
+func longest(next func() (key string, ok bool), lim limiter) (most time.Duration) {
+	base := time.Now()
+	last := time.Since(base)
+	for {
+		key, ok := next()
+		if !ok {
+			return most
+		}
+		lim.allow(key)
+		now := time.Since(base)
+		most = max(most, now-last)
+		last = now
+	}
+}
+
+// sweep has the limiter drop keys that have all rested long enough, while
+// another goroutine calls with any of them and, one time in sixteen, a new one.
+func (b *bench) sweep(p peer, round int, keys, fresh []string) {
+	// Long enough that no key has rested before all of them are in.
+	rest := limit{interval: b.opt.rest(), burst: 1e6}
+	lim := p.open(rest)
+	defer lim.done()
+	if lim.sweep == nil && !p.floor {
+		return
+	}
+	lim.insert(keys)
+	time.Sleep(rest.interval + rest.interval/10)
+	collect()
+
+	var over atomic.Bool
+	var longestCall, sweeping time.Duration
+	b.machine.keep(b.machine.measure(func() {
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(seed, uint64(round)))
+			calls, unused := 0, fresh
+			longestCall = longest(func() (string, bool) {
+				calls++
+				if calls%16 == 0 && len(unused) > 0 {
+					key := unused[0]
+					unused = unused[1:]
+					return key, !over.Load()
+				}
+				return keys[r.IntN(len(keys))], !over.Load()
+			}, lim)
+		})
+		wg.Go(func() {
+			if lim.sweep == nil {
+				time.Sleep(100 * time.Millisecond)
+			} else {
+				start := time.Now()
+				lim.sweep()
+				sweeping = time.Since(start)
+			}
+			over.Store(true)
+		})
+		wg.Wait()
+	}))
+	b.stall.put(p.name, colSweep, round, longestCall.Seconds()*1e3)
+	if lim.sweep != nil && !lim.sweepsItself {
+		b.stall.put(p.name, colSweeping, round, sweeping.Seconds()*1e3)
+	}
+}
