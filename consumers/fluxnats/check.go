@@ -39,6 +39,9 @@ func (s *Source) check(ctx context.Context, in stream.Intake[*Msg]) (facts, erro
 	if err != nil {
 		return f, err
 	}
+	if err := s.checkOthers(ctx); err != nil {
+		return f, err
+	}
 	// The gate is empty, so all of its window is room.
 	window, err := in.Room(ctx, math.MaxInt32)
 	if err != nil {
@@ -98,6 +101,56 @@ func (s *Source) inspect(ctx context.Context) (facts, error) {
 	return s.facts(sc, cc), nil
 }
 
+// checkOthers looks for other consumers of the stream that would take deferred
+// copies for messages of their own.
+func (s *Source) checkOthers(ctx context.Context) error {
+	if s.set.NakDeferrals || s.set.AllowSharedCopies {
+		return nil
+	}
+	ctx, cancel := withAnswerTimeout(ctx)
+	defer cancel()
+	str, err := s.js.Stream(ctx, s.set.Stream)
+	if err != nil {
+		return s.unanswered("stream "+s.set.Stream, err)
+	}
+	if str.CachedInfo().State.Consumers < 2 {
+		return nil
+	}
+	var back []string
+	var others []*jetstream.ConsumerInfo
+	list := str.ListConsumers(ctx)
+	for info := range list.Info() {
+		if info.Name == s.set.Consumer {
+			back = filtersOf(info.Config)
+		} else {
+			others = append(others, info)
+		}
+	}
+	if err := list.Err(); err != nil {
+		return s.unanswered("the consumers of stream "+s.set.Stream, err)
+	}
+	if s.set.ReturnSubject != "" {
+		back = []string{s.set.ReturnSubject + ".*"}
+	}
+	copies := append(back, s.set.DeferSubject+".*")
+	var found problems
+	for _, other := range others {
+		filters := filtersOf(other.Config)
+		if len(filters) == 0 {
+			filters = []string{">"}
+		}
+		for _, filter := range filters {
+			for _, c := range copies {
+				if overlaps(filter, c) {
+					found.add("consumer %s of stream %s reads %q, and deferred copies come under %q: what consumer %s defers would reach it once more; set ReturnSubject in the source's config and change filters so that no other consumer reads those, or set AllowSharedCopies or NakDeferrals",
+						other.Name, s.set.Stream, filter, c, s.set.Consumer)
+				}
+			}
+		}
+	}
+	return errors.Join(found...)
+}
+
 func (s *Source) facts(sc jetstream.StreamConfig, cc jetstream.ConsumerConfig) facts {
 	f := facts{
 		ackWait: cc.AckWait, maxAckPending: cc.MaxAckPending, maxAge: sc.MaxAge,
@@ -150,7 +203,7 @@ func (s *Source) checkConsumer(found *problems, c jetstream.ConsumerConfig) {
 }
 
 func (s *Source) checkSchedules(found *problems, sc jetstream.StreamConfig, cc jetstream.ConsumerConfig) {
-	const otherwise = ", or set NakDeferrals in the source's config"
+	const otherwise = "; or set NakDeferrals in the source's config"
 	copies := s.set.DeferSubject + ".*"
 	if !sc.AllowMsgSchedules {
 		found.add("stream %s: AllowMsgSchedules is not set, so nothing can be deferred; set it (nats-server 2.12 or later)"+otherwise, sc.Name)
@@ -161,8 +214,8 @@ func (s *Source) checkSchedules(found *problems, sc jetstream.StreamConfig, cc j
 	if sc.MaxAge > 0 && !sc.AllowMsgTTL {
 		found.add("stream %s: MaxAge is %v and AllowMsgTTL is not set: a message deferred for longer would be deleted; set AllowMsgTTL"+otherwise, sc.Name, sc.MaxAge)
 	}
-	if sc.MaxMsgsPerSubject > 0 {
-		found.add("stream %s: MaxMsgsPerSubject is %d: a deferred copy that comes back would push out another message; unset it"+otherwise, sc.Name, sc.MaxMsgsPerSubject)
+	if sc.MaxMsgsPerSubject > 0 && s.set.ReturnSubject == "" {
+		found.add("stream %s: MaxMsgsPerSubject is %d: a deferred copy that comes back would push out another message; unset it, or set ReturnSubject in the source's config"+otherwise, sc.Name, sc.MaxMsgsPerSubject)
 	}
 	if sc.SubjectTransform != nil {
 		found.add("stream %s: it has a SubjectTransform, so a deferred copy would come back under another subject; remove it"+otherwise, sc.Name)
@@ -176,6 +229,14 @@ func (s *Source) checkSchedules(found *problems, sc jetstream.StreamConfig, cc j
 	filters := filtersOf(cc)
 	if len(filters) == 0 {
 		found.add("consumer %s: it has no filter, so it would take the copies that wait to be due; set FilterSubjects to what it is for, without %q"+otherwise, s.set.Consumer, copies)
+	}
+	if back := s.set.ReturnSubject + ".*"; s.set.ReturnSubject != "" {
+		if !anyCovers(sc.Subjects, back) {
+			found.add("stream %s: its subjects %q do not take in deferred copies that come back; add %q"+otherwise, sc.Name, sc.Subjects, back)
+		}
+		if !anyCovers(filters, back) {
+			found.add("consumer %s: its filters %q do not take in deferred copies that come back; add %q"+otherwise, s.set.Consumer, filters, back)
+		}
 	}
 	for _, filter := range filters {
 		if overlaps(filter, copies) {

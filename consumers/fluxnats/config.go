@@ -1,6 +1,7 @@
 package fluxnats
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -20,6 +21,20 @@ type Config struct {
 	// stream must take in such subjects and the consumer must not.
 	// Defaults to "flux.defer.{stream}.{consumer}".
 	DeferSubject string
+
+	// ReturnSubject is a template of the subject that deferred copies come back
+	// under, each with one more token. The stream must take in such subjects, the
+	// consumer must read them, and no other consumer may. It is for streams whose
+	// messages more than one consumer reads: see Deferrals in the package's
+	// documentation.
+	// Defaults to the subject of the message itself.
+	ReturnSubject string
+
+	// AllowSharedCopies accepts other consumers of the stream that read what
+	// deferred copies come back under, or are scheduled under. A message that
+	// this source defers reaches them once more.
+	// Defaults to false: Run refuses to begin beside such a consumer.
+	AllowSharedCopies bool
 
 	// NakDeferrals hands deferred messages back by a delayed negative
 	// acknowledgement instead of a scheduled copy. Each of them then holds a
@@ -85,35 +100,33 @@ func newSettings(cfg Config) (settings, error) {
 	if cfg.Heartbeat != 0 && cfg.Heartbeat < 100*time.Millisecond {
 		return fail("Heartbeat", cfg.Heartbeat.String(), "must be at least 100ms")
 	}
+	const anySubject, anyName = "must be a subject without wildcards", "must be the name of a stream"
+	names := strings.NewReplacer("{stream}", cfg.Stream, "{consumer}", cfg.Consumer)
 	for _, t := range []struct {
-		field    string
-		value    *string
-		def      string
-		name     bool
-		unneeded bool
+		field     string
+		value     *string
+		otherwise string
+		valid     func(string) bool
+		rule      string
 	}{
-		{"DeferSubject", &cfg.DeferSubject, "flux.defer.{stream}.{consumer}", false, cfg.NakDeferrals},
-		{"DeadLetterStream", &cfg.DeadLetterStream, "DLQ_{stream}", true, false},
-		{"DeadLetterSubject", &cfg.DeadLetterSubject, "dlq.{stream}.{consumer}", false, false},
+		{"DeferSubject", &cfg.DeferSubject, "flux.defer.{stream}.{consumer}", validSubject, anySubject},
+		{"ReturnSubject", &cfg.ReturnSubject, "", validSubject, anySubject},
+		{"DeadLetterStream", &cfg.DeadLetterStream, "DLQ_{stream}", validName, anyName},
+		{"DeadLetterSubject", &cfg.DeadLetterSubject, "dlq.{stream}.{consumer}", validSubject, anySubject},
 	} {
-		if *t.value != "" && t.unneeded {
-			return fail(t.field, *t.value, "has no use with NakDeferrals")
-		}
-		full := *t.value
-		if full == "" {
-			full = t.def
-		}
-		full = strings.NewReplacer("{stream}", cfg.Stream, "{consumer}", cfg.Consumer).Replace(full)
-		switch {
-		case t.name && !validName(full):
-			return fail(t.field, *t.value, "must be the name of a stream")
-		case !t.name && !validSubject(full):
-			return fail(t.field, *t.value, "must be a subject without wildcards")
+		full := names.Replace(cmp.Or(*t.value, t.otherwise))
+		if full != "" && !t.valid(full) {
+			return fail(t.field, *t.value, t.rule)
 		}
 		*t.value = full
 	}
-	if cfg.DeadLetterStream == cfg.Stream {
+	switch {
+	case cfg.DeadLetterStream == cfg.Stream:
 		return fail("DeadLetterStream", cfg.DeadLetterStream, "must not be the stream itself")
+	case cfg.ReturnSubject == cfg.DeferSubject:
+		return fail("ReturnSubject", cfg.ReturnSubject, "must not be DeferSubject")
+	case cfg.ReturnSubject != "" && cfg.NakDeferrals:
+		return fail("ReturnSubject", cfg.ReturnSubject, "has no use with NakDeferrals")
 	}
 	if cfg.Batch == 0 {
 		cfg.Batch = 256

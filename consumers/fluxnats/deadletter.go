@@ -40,7 +40,9 @@ func (d *delivery) DeadLetter(ctx context.Context, l stream.Letter) error {
 func (d *delivery) deadLetter(l stream.Letter, errorText, stackText int) *nats.Msg {
 	set := d.r.set
 	h := copyHeaders(d.msg.header)
-	h[jetstream.MsgIDHeader] = []string{d.msg.ID() + ":dead:" + set.Consumer}
+	// The time is for a stream that is deleted and made again: its sequences
+	// begin anew, and the dead-letter stream may remember the old ones.
+	h[jetstream.MsgIDHeader] = []string{fmt.Sprintf("%s:%d:dead:%s", d.msg.ID(), d.firstSeen.UnixNano(), set.Consumer)}
 	h[jetstream.ExpectedStreamHeader] = []string{set.DeadLetterStream}
 	setText(h, hdrReason, l.Reason.String())
 	setText(h, hdrTenant, l.Tenant)

@@ -53,7 +53,11 @@ func (d *delivery) deferredCopy(f stream.Deferral) *nats.Msg {
 	h := copyHeaders(d.msg.header)
 	h[jetstream.MsgIDHeader] = []string{set.Stream + ":" + seq + ":d:" + set.Consumer}
 	h[jetstream.ExpectedStreamHeader] = []string{set.Stream}
-	h[jetstream.ScheduleTargetHeader] = []string{d.msg.subject}
+	target := d.msg.subject
+	if set.ReturnSubject != "" {
+		target = set.ReturnSubject + "." + seq
+	}
+	h[jetstream.ScheduleTargetHeader] = []string{target}
 	// With nanoseconds: the client library's own option cuts the time down to
 	// the second before it, and the message would come back early.
 	h[jetstream.ScheduleHeader] = []string{"@at " + f.Until.UTC().Format(time.RFC3339Nano)}
@@ -67,6 +71,7 @@ func (d *delivery) deferredCopy(f stream.Deferral) *nats.Msg {
 	setTime(h, hdrFirstSeen, d.firstSeen)
 	setTime(h, hdrDue, f.Until)
 	setText(h, hdrOrigin, d.msg.ID())
+	setText(h, hdrSubject, d.msg.subject)
 	return &nats.Msg{Subject: set.DeferSubject + "." + seq, Header: h, Data: d.msg.data}
 }
 

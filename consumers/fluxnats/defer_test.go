@@ -89,7 +89,7 @@ func TestDeadLetterIsStoredBeforeTheMessageIsLetGo(t *testing.T) {
 			"Flux-Reason": "max_attempts", "Flux-Error": "line 1%0Aline 2: 100 %25", "Flux-Stack": "goroutine 1%0A%09main.go:1",
 			"Flux-Tenant": "%20tenant%0D%0A", "Flux-Attempts": "5", "Flux-Deferrals": "3", "Flux-Origin": "S:1",
 			"Flux-Stream": "S", "Flux-Consumer": "c", "Flux-Subject": "in.a", "Flux-Sequence": "1",
-			"Flux-Msg-Id": "mine", "Nats-Msg-Id": "S:1:dead:c", "X-User": "1",
+			"Flux-Msg-Id": "mine", "X-User": "1",
 		} {
 			if got := m.Header.Get(key); got != want {
 				t.Errorf("%s: got %q, want %q", key, got, want)

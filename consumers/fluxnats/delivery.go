@@ -1,6 +1,7 @@
 package fluxnats
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -55,6 +56,7 @@ func newDelivery(r *run, m *nats.Msg, info ackInfo) *delivery {
 	if len(m.Header) > 0 {
 		if hist, ok := readHistory(m.Header, r.set.DeferSubject, info.stored); ok {
 			d.msg.origin, d.firstSeen, d.deferrals, d.attempts = hist.origin, hist.firstSeen, hist.deferrals, hist.attempts
+			d.msg.subject = cmp.Or(hist.subject, m.Subject)
 		}
 		if len(m.Header) == 0 {
 			d.msg.header = nil
@@ -82,15 +84,26 @@ func (d *delivery) recall(c counts) { d.attempts, d.deferrals = c.attempts, c.de
 func (d *delivery) Revoked() <-chan struct{} { return nil }
 
 // Ack acknowledges the message. Unless [Config.ConfirmAcks] is set, nil means
-// that the acknowledgement is on its way.
+// that the acknowledgement will be sent, within a millisecond or so if the
+// connection is there.
 func (d *delivery) Ack(ctx context.Context) error {
 	if d.r.set.ConfirmAcks {
 		return d.confirm(ctx, ackDone)
 	}
-	if err := d.r.nc.Publish(d.reply, ackDone); err != nil {
+	r := d.r
+	r.mu.Lock()
+	over := r.isIdle
+	if !over {
+		r.acks = append(r.acks, d)
+	}
+	r.mu.Unlock()
+	if !over {
+		poke(r.acking)
+		return nil
+	}
+	if err := r.nc.Publish(d.reply, ackDone); err != nil {
 		return fmt.Errorf("fluxnats: acknowledge %s: %w", d.msg.ID(), err)
 	}
-	d.settled()
 	return nil
 }
 

@@ -20,7 +20,8 @@
 // where a delayed negative acknowledgement would: a tenant with MaxAckPending
 // deferred messages would stop all others.
 //
-// The copy comes back under the subject of the original, never before its time
+// The copy comes back under the subject of the original and with its payload,
+// never before its time
 // and up to a quarter of a second after it, as the server fires schedules at
 // most four times a second. It keeps payload and headers, but for headers that
 // begin with "Nats-", which are instructions to the server: they are dropped,
@@ -33,12 +34,19 @@
 //	Flux-Attempts    how often a handler failed with it
 //	Flux-Tenant      its tenant
 //	Flux-Reason      why it was deferred last, such as quota_exceeded
+//	Flux-Subject     the subject that it was first published to
 //	Flux-Due         when it was to come back, RFC 3339 with nanoseconds
 //	Flux-Msg-Id      its Nats-Msg-Id, if it had one
 //
 // They are believed only on messages that the server's scheduler made from a
 // copy of this source; a publisher that sets them changes nothing. [Msg.Headers]
 // shows none of them.
+//
+// A copy is a message of the stream like any other, so other consumers that read
+// the subject of the original would receive it once more. Run refuses to begin
+// beside one. With [Config.ReturnSubject] copies come back under subjects that
+// this consumer alone reads, whatever else reads the stream; [Msg.Subject] is the
+// original one all the same.
 //
 // With [Config.NakDeferrals] a deferred message is handed back by a negative
 // acknowledgement with a delay instead, on any server and stream. It then keeps
@@ -53,10 +61,11 @@
 // carries these headers:
 //
 //	Flux-Reason, Flux-Tenant, Flux-Attempts, Flux-Deferrals, Flux-Origin,
-//	Flux-First-Seen, Flux-Msg-Id   as above
+//	Flux-First-Seen, Flux-Subject, Flux-Msg-Id
+//	                 as above
 //	Flux-Error       what the handler returned
 //	Flux-Stack       of the handler's panic
-//	Flux-Stream, Flux-Consumer, Flux-Subject, Flux-Sequence
+//	Flux-Stream, Flux-Consumer, Flux-Sequence
 //	                 where the message was taken from
 //	Flux-Time        when that copy was stored, RFC 3339 with nanoseconds
 //

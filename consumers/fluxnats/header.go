@@ -106,6 +106,7 @@ func setTime(h nats.Header, key string, t time.Time) {
 // history is what the headers of a deferred copy say of the message.
 type history struct {
 	origin    origin
+	subject   string
 	firstSeen time.Time
 	deferrals int
 	attempts  int
@@ -124,7 +125,7 @@ func readHistory(h nats.Header, deferSubject string, stored time.Time) (history,
 	if !ok {
 		return history{}, false
 	}
-	hist := history{origin: from, firstSeen: stored, deferrals: count(h, hdrDeferrals), attempts: count(h, hdrAttempts)}
+	hist := history{origin: from, subject: text(h, hdrSubject), firstSeen: stored, deferrals: count(h, hdrDeferrals), attempts: count(h, hdrAttempts)}
 	if t, err := time.Parse(time.RFC3339Nano, h.Get(hdrFirstSeen)); err == nil && t.Before(stored) {
 		hist.firstSeen = t
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,14 +34,16 @@ func TestMain(m *testing.M) {
 // env is an embedded server with a connection to it, in virtual time.
 type env struct {
 	*testing.T
-	dir string
-	srv *server.Server
-	nc  *nats.Conn
-	js  jetstream.JetStream
+	dir  string
+	opts server.Options
+	srv  atomic.Pointer[server.Server]
+	nc   *nats.Conn
+	js   jetstream.JetStream
 }
 
-// bubble runs f in virtual time with a server of its own.
-func bubble(t *testing.T, f func(e *env)) {
+// bubble runs f in virtual time with a server of its own. Its file storage takes
+// the real time for the age of messages: a test of MaxAge needs memory storage.
+func bubble(t *testing.T, f func(e *env), options ...func(*server.Options)) {
 	t.Helper()
 	dir := t.TempDir()
 	// The client library keeps timers in a pool of the process, and a timer of
@@ -48,26 +51,28 @@ func bubble(t *testing.T, f func(e *env)) {
 	runtime.GC()
 	runtime.GC()
 	synctest.Test(t, func(t *testing.T) {
-		e := &env{T: t, dir: dir}
+		e := &env{T: t, opts: server.Options{
+			ServerName: "t", JetStream: true, StoreDir: dir, DontListen: true, NoSigs: true, NoLog: true,
+		}}
+		for _, o := range options {
+			o(&e.opts)
+		}
 		e.start()
+		defer e.stop()
 		e.nc = e.connect()
+		defer e.nc.Close()
 		var err error
 		if e.js, err = jetstream.New(e.nc); err != nil {
 			t.Fatal(err)
 		}
-		defer func() {
-			e.nc.Close()
-			e.stop()
-		}()
 		f(e)
 	})
 }
 
 func (e *env) start() {
 	e.Helper()
-	s, err := server.NewServer(&server.Options{
-		ServerName: "t", JetStream: true, StoreDir: e.dir, DontListen: true, NoSigs: true, NoLog: true,
-	})
+	opts := e.opts
+	s, err := server.NewServer(&opts)
 	if err != nil {
 		e.Fatal(err)
 	}
@@ -75,25 +80,84 @@ func (e *env) start() {
 	if !s.ReadyForConnections(10 * time.Second) {
 		e.Fatal("server is not ready")
 	}
-	e.srv = s
+	e.srv.Store(s)
 }
 
 func (e *env) stop() {
-	e.srv.Shutdown()
-	e.srv.WaitForShutdown()
+	s := e.srv.Load()
+	s.Shutdown()
+	s.WaitForShutdown()
 }
 
 // connect returns a connection that follows the server through restarts.
 func (e *env) connect(opts ...nats.Option) *nats.Conn {
 	e.Helper()
-	opts = append([]nats.Option{
-		nats.InProcessServer(inProcess{e}), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
-	}, opts...)
-	nc, err := nats.Connect("", opts...)
+	return e.dial(nil, opts...)
+}
+
+// dial connects through a line, which may cut it.
+func (e *env) dial(l *line, opts ...nats.Option) *nats.Conn {
+	e.Helper()
+	nc, err := nats.Connect("", append([]nats.Option{
+		nats.InProcessServer(dialer{e, l}), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
+	}, opts...)...)
 	if err != nil {
 		e.Fatal(err)
 	}
 	return nc
+}
+
+// dialer connects to whatever server runs just now.
+type dialer struct {
+	e *env
+	l *line
+}
+
+func (d dialer) InProcessConn() (net.Conn, error) {
+	if d.l != nil && d.l.down.Load() {
+		return nil, errors.New("the line is down")
+	}
+	c, err := d.e.srv.Load().InProcessConn()
+	if d.l != nil && err == nil {
+		d.l.set(c)
+		return lineConn{c, d.l}, nil
+	}
+	return c, err
+}
+
+// line is a connection that can fail.
+type line struct {
+	down atomic.Bool // new connections fail
+	cut  func(sent []byte) bool
+
+	mu sync.Mutex
+	c  net.Conn
+}
+
+func (l *line) set(c net.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.c = c
+}
+
+// fail cuts the line, for good if down is set.
+func (l *line) fail() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.c.Close()
+}
+
+type lineConn struct {
+	net.Conn
+	l *line
+}
+
+// Write sends nothing and cuts the line if its owner wants that.
+func (c lineConn) Write(b []byte) (int, error) {
+	if c.l.cut != nil && c.l.cut(b) {
+		c.l.fail()
+	}
+	return c.Conn.Write(b)
 }
 
 // source returns a source of stream S and consumer c that are set up for it.
@@ -111,13 +175,19 @@ func (e *env) source(cfg fluxnats.Config, l fluxnats.Layout) *fluxnats.Source {
 
 func (e *env) newSource(cfg fluxnats.Config) *fluxnats.Source {
 	e.Helper()
+	return e.sourceOn(e.js, cfg)
+}
+
+// sourceOn returns a source with a connection of its own.
+func (e *env) sourceOn(js jetstream.JetStream, cfg fluxnats.Config) *fluxnats.Source {
+	e.Helper()
 	if cfg.Stream == "" {
 		cfg.Stream = "S"
 	}
 	if cfg.Consumer == "" {
 		cfg.Consumer = "c"
 	}
-	src, err := fluxnats.New(e.js, cfg)
+	src, err := fluxnats.New(js, cfg)
 	if err != nil {
 		e.Fatal(err)
 	}
@@ -252,9 +322,6 @@ func (r *running) stop() {
 	}
 }
 
-// inProcess connects to whatever server runs just now.
-type inProcess struct{ e *env }
-
 // tally counts what happened to each payload.
 type tally struct {
 	mu sync.Mutex
@@ -295,5 +362,3 @@ func (e *env) must(err error) {
 		e.Error(err)
 	}
 }
-
-func (p inProcess) InProcessConn() (net.Conn, error) { return p.e.srv.InProcessConn() }

@@ -86,11 +86,10 @@ func (s *Source) complete(l *Layout) error {
 		if !validPattern(subject) {
 			return fail(field, fmt.Sprintf("%q", subject), "must be a subject, with or without wildcards")
 		}
-		if overlaps(subject, s.set.DeferSubject+".*") {
-			return fail(field, fmt.Sprintf("%q", subject), fmt.Sprintf("must not take in the deferred copies under %q", s.set.DeferSubject))
-		}
-		if overlaps(subject, s.set.DeadLetterSubject) {
-			return fail(field, fmt.Sprintf("%q", subject), fmt.Sprintf("must not take in the dead letters under %q", s.set.DeadLetterSubject))
+		for _, own := range []string{s.set.DeferSubject + ".*", s.set.ReturnSubject + ".*", s.set.DeadLetterSubject} {
+			if own != ".*" && overlaps(subject, own) {
+				return fail(field, fmt.Sprintf("%q", subject), fmt.Sprintf("must not take in %q, which the source publishes to", own))
+			}
 		}
 	}
 	switch {
@@ -121,7 +120,7 @@ func (s *Source) streamConfig(l Layout) jetstream.StreamConfig {
 		Retention: l.Retention, Storage: l.Storage, Replicas: l.Replicas,
 	}
 	if !s.set.NakDeferrals {
-		c.Subjects = append(c.Subjects, s.set.DeferSubject+".*")
+		c.Subjects = append(s.reads(l), s.set.DeferSubject+".*")
 		c.AllowMsgSchedules = true
 	}
 	return c
@@ -139,12 +138,21 @@ func (s *Source) consumerConfig(l Layout) jetstream.ConsumerConfig {
 		Durable: s.set.Consumer, AckPolicy: jetstream.AckExplicitPolicy, AckWait: l.AckWait,
 		MaxDeliver: -1, MaxAckPending: l.MaxAckPending,
 	}
-	if len(l.Subjects) == 1 {
-		c.FilterSubject = l.Subjects[0]
+	if reads := s.reads(l); len(reads) == 1 {
+		c.FilterSubject = reads[0]
 	} else {
-		c.FilterSubjects = l.Subjects
+		c.FilterSubjects = reads
 	}
 	return c
+}
+
+// reads returns what the consumer reads.
+func (s *Source) reads(l Layout) []string {
+	reads := slices.Clone(l.Subjects)
+	if s.set.ReturnSubject != "" {
+		reads = append(reads, s.set.ReturnSubject+".*")
+	}
+	return reads
 }
 
 func (s *Source) ensureStream(ctx context.Context, want jetstream.StreamConfig) (created bool, err error) {

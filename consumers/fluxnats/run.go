@@ -31,6 +31,7 @@ type run struct {
 
 	arrived chan struct{} // there is something in queue
 	hungry  chan struct{} // it may be time to ask for more
+	acking  chan struct{} // there is something in acks
 	idle    chan struct{} // nothing is held any more, and nothing will be
 
 	mu       sync.Mutex
@@ -39,6 +40,7 @@ type run struct {
 	queue    []*delivery          // received and not yet handed to feed
 	waiting  int                  // received and not yet delivered
 	requests requests
+	acks     []*delivery // to be acknowledged
 	released []*delivery // given up, to be handed back when the server sends no more
 	draining bool        // it does not
 	isIdle   bool
@@ -48,7 +50,7 @@ type run struct {
 func newRun(s *Source, in stream.Intake[*Msg], f facts) *run {
 	r := &run{
 		src: s, set: &s.set, nc: s.js.Conn(), in: in, base: time.Now(),
-		arrived: make(chan struct{}, 1), hungry: make(chan struct{}, 1), idle: make(chan struct{}),
+		arrived: make(chan struct{}, 1), hungry: make(chan struct{}, 1), acking: make(chan struct{}, 1), idle: make(chan struct{}),
 		held: make(map[uint64]*delivery), naks: make(map[uint64]counts),
 	}
 	r.facts.Store(&f)
@@ -82,6 +84,7 @@ func (r *run) run(parent context.Context) error {
 	delivering.Go(func() { r.feed(ctx) })
 	delivering.Go(func() { r.pull(ctx) })
 	tending.Go(r.tend)
+	tending.Go(r.acknowledge)
 
 	<-ctx.Done()
 	r.endIntake(closed)

@@ -1,0 +1,67 @@
+package fluxnats
+
+import "time"
+
+const (
+	// ackLinger is how long acknowledgements are collected while much is held.
+	// Workers that finish one after another would make the connection write a
+	// packet for every few of them, which costs a third of the throughput.
+	ackLinger = time.Millisecond
+
+	// ackLingerHeld is how much that is. Fewer messages are a trickle, or a
+	// consumer that waits for each acknowledgement.
+	ackLingerHeld = 64
+
+	// ackRetry is the pause after an acknowledgement that could not be sent.
+	ackRetry = 100 * time.Millisecond
+)
+
+// acknowledge sends the acknowledgements, until nothing is held any more. A
+// message counts as held until its acknowledgement is sent.
+func (r *run) acknowledge() {
+	var batch []*delivery
+	for {
+		select {
+		case <-r.idle:
+			return
+		case <-r.acking:
+		}
+		r.mu.Lock()
+		many := len(r.held) > ackLingerHeld
+		r.mu.Unlock()
+		if many {
+			time.Sleep(ackLinger)
+		}
+		r.mu.Lock()
+		batch, r.acks = r.acks, batch[:0]
+		r.mu.Unlock()
+		sent := r.sendAcks(batch)
+		r.mu.Lock()
+		for _, d := range batch[:sent] {
+			r.letGo(d)
+		}
+		r.acks = append(r.acks, batch[sent:]...)
+		again := sent < len(batch)
+		r.mu.Unlock()
+		clear(batch)
+		if again {
+			time.Sleep(ackRetry)
+			poke(r.acking)
+		}
+	}
+}
+
+// sendAcks returns how many of the acknowledgements are done with: all of them,
+// but for those that may be sent later.
+func (r *run) sendAcks(batch []*delivery) int {
+	for i, d := range batch {
+		if err := r.nc.Publish(d.reply, ackDone); err != nil {
+			if r.ended() || r.nc.IsClosed() {
+				r.set.log.Error("acknowledgements are lost, the messages come again", "count", len(batch)-i, "error", err)
+				return len(batch)
+			}
+			return i
+		}
+	}
+	return len(batch)
+}

@@ -1,0 +1,205 @@
+package fluxnats_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/fluxlimiter/flux/consumers/fluxnats"
+	"github.com/fluxlimiter/flux/stream"
+)
+
+// BenchmarkSource compares a source with a bare loop of Consume and Ack in one
+// run, in turns, as both depend on the machine's mood: each takes the same
+// stored messages to their end. Its metric "ratio" is the median of the
+// source's throughput over the loop's of the same turn.
+func BenchmarkSource(b *testing.B) {
+	for _, tcp := range []bool{false, true} {
+		name := "inprocess"
+		if tcp {
+			name = "tcp"
+		}
+		b.Run(name, func(b *testing.B) { benchmarkSource(b, tcp) })
+	}
+}
+
+func benchmarkSource(b *testing.B, tcp bool) {
+	const messages = 50_000
+	srv, err := server.NewServer(&server.Options{
+		ServerName: "b", JetStream: true, StoreDir: b.TempDir(), Host: "127.0.0.1", Port: server.RANDOM_PORT,
+		DontListen: !tcp, NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	srv.Start()
+	defer func() {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	}()
+	if !srv.ReadyForConnections(10 * time.Second) {
+		b.Fatal("server is not ready")
+	}
+	url, opts := "", []nats.Option{nats.InProcessServer(srv)}
+	if tcp {
+		url, opts = srv.ClientURL(), nil
+	}
+	nc, err := nats.Connect(url, opts...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		b.Fatal(err)
+	}
+	cfg := fluxnats.Config{Stream: "B", Consumer: "source"}
+	src, err := fluxnats.New(js, cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	layout := fluxnats.Layout{Subjects: []string{"in.*"}, Storage: jetstream.MemoryStorage, MaxAckPending: 1024}
+	if _, err := src.Provision(b.Context(), layout); err != nil {
+		b.Fatal(err)
+	}
+	payload := make([]byte, 200)
+	for i := range messages {
+		if _, err := js.PublishAsync(fmt.Sprintf("in.%d", i%1000), payload); err != nil {
+			b.Fatal(err)
+		}
+	}
+	<-js.PublishAsyncComplete()
+
+	// Both begin with a fresh consumer each time.
+	fresh := func() jetstream.Consumer {
+		_ = js.DeleteConsumer(b.Context(), "B", "source")
+		c, err := js.CreateConsumer(b.Context(), "B", jetstream.ConsumerConfig{
+			Durable: "source", FilterSubject: "in.*", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, MaxAckPending: 1024,
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return c
+	}
+	bare := func() time.Duration {
+		c := fresh()
+		var n atomic.Int64
+		done := make(chan struct{})
+		start := time.Now()
+		cc, err := c.Consume(func(m jetstream.Msg) {
+			if err := m.Ack(); err != nil {
+				b.Error(err)
+			}
+			if n.Add(1) == messages {
+				close(done)
+			}
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		<-done
+		took := time.Since(start)
+		cc.Stop()
+		<-cc.Closed()
+		return took
+	}
+	through := func() time.Duration {
+		fresh()
+		ctx, cancel := context.WithCancel(b.Context())
+		in := newWorkers(1024, 16, messages, cancel)
+		defer close(in.ch)
+		start := time.Now()
+		err := src.Run(ctx, in)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return in.end.Sub(start)
+	}
+	bare()
+	through()
+	var ratios, bares, throughs []float64
+	for b.Loop() {
+		x := bare()
+		y := through()
+		ratios = append(ratios, x.Seconds()/y.Seconds())
+		bares = append(bares, messages/x.Seconds())
+		throughs = append(throughs, messages/y.Seconds())
+	}
+	b.ReportMetric(median(ratios), "ratio")
+	b.ReportMetric(median(bares), "bare-msgs/s")
+	b.ReportMetric(median(throughs), "msgs/s")
+}
+
+func median(v []float64) float64 {
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+// workers is a gate with a window and sixteen workers, which acknowledge what they
+// are given.
+type workers struct {
+	mu   sync.Mutex
+	cond *sync.Cond
+	room int
+	ch   chan stream.Delivery[*fluxnats.Msg]
+	left int
+	done func()
+	end  time.Time
+}
+
+func newWorkers(window, n, left int, done func()) *workers {
+	w := &workers{room: window, ch: make(chan stream.Delivery[*fluxnats.Msg], window), left: left, done: done}
+	w.cond = sync.NewCond(&w.mu)
+	for range n {
+		go func() {
+			for d := range w.ch {
+				if err := d.Ack(context.Background()); err != nil {
+					panic(err)
+				}
+				w.mu.Lock()
+				w.room++
+				if w.left--; w.left == 0 {
+					w.end = time.Now()
+					w.done()
+				}
+				if w.room == 1 || w.left == 0 {
+					w.cond.Broadcast()
+				}
+				w.mu.Unlock()
+			}
+		}()
+	}
+	return w
+}
+
+func (w *workers) Room(ctx context.Context, most int) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.room == 0 && ctx.Err() == nil {
+		w.cond.Wait()
+	}
+	return max(1, min(w.room, most)), ctx.Err()
+}
+
+func (w *workers) Deliver(ctx context.Context, d stream.Delivery[*fluxnats.Msg]) error {
+	w.mu.Lock()
+	for w.room == 0 && ctx.Err() == nil {
+		w.cond.Wait()
+	}
+	if err := ctx.Err(); err != nil {
+		w.mu.Unlock()
+		return err
+	}
+	w.room--
+	w.mu.Unlock()
+	w.ch <- d
+	return nil
+}
