@@ -2,131 +2,115 @@ package stream
 
 import (
 	"context"
-	"time"
-
-	"github.com/fluxlimiter/flux"
+	"sync"
 )
 
 // Handler processes one message. A nil error acknowledges it. Any other error
 // is a failed attempt, unless it is [Permanent] or [RetryLater]; so is a panic.
 // [FromContext] tells the handler what the gate knows of the message.
+//
+// Its context carries the values of Run's, but not its end: it is cancelled
+// when the message is revoked, with the cause [ErrRevoked], and when the drain
+// times out, with [ErrDrainTimeout]. A handler must return then; what it returns
+// is not looked at any more.
 type Handler[M any] func(ctx context.Context, m M) error
 
-// Config configures a [Gate].
-type Config[M any] struct {
-	// Limiter decides when a tenant's message may run. Required.
-	Limiter flux.Checker[string]
+// Gate applies a limiter's decisions to a stream of messages: see the package's
+// documentation. Its methods may be called by any number of goroutines at once.
+type Gate[M any] struct {
+	cfg Config[M]
 
-	// Tenant returns the tenant that a message belongs to, and "" if it has
-	// none. Required.
-	Tenant func(M) string
-
-	// OrderKey returns the key within its tenant whose messages must be
-	// processed one after another in the order of their delivery, and "" for a
-	// message without order.
-	// Defaults to nil: no order.
-	OrderKey func(M) string
-
-	// Cost returns how many tokens a message spends, at least 1.
-	// Defaults to nil: 1 each.
-	Cost func(M) int64
-
-	// Weight returns a tenant's share of the workers relative to other tenants
-	// with work, at least 1.
-	// Defaults to nil: 1 each.
-	Weight func(tenant string) int64
-
-	// Policy says what becomes of messages that cannot run at once.
-	Policy Policy
-
-	// Window is how many messages the gate holds at once, from delivery to
-	// settlement.
-	// Defaults to 1024.
-	Window int
-
-	// TenantWindow is how many of them one tenant may hold.
-	// Defaults to half of Window, at least 1.
-	TenantWindow int
-
-	// Workers is how many handlers run at once.
-	// Defaults to 16.
-	Workers int
-
-	// TenantWorkers is how many of them one tenant may use.
-	// Defaults to Workers.
-	TenantWorkers int
-
-	// DrainTimeout is how long running handlers may go on after Run's context
-	// ended.
-	// Defaults to 10 seconds.
-	DrainTimeout time.Duration
-
-	// Hooks are told what the gate does.
-	Hooks Hooks
+	mu   sync.Mutex
+	run  *run[M] // nil while Run is not called
+	past Stats   // totals of earlier runs
 }
-
-// Hooks are functions that the gate calls, from its workers and while they
-// wait, so they must be fast and safe for concurrent use. A nil hook costs
-// nothing.
-type Hooks struct {
-	// Admitted is called before a message goes to the handler.
-	Admitted func(Info)
-
-	// Settled is called when the broker has confirmed what became of a message:
-	// outcome is Process, Defer, DeadLetter or Drop.
-	Settled func(info Info, outcome Outcome, reason Reason)
-}
-
-// Info is what the gate knows of a message.
-type Info struct {
-	Tenant string
-	Cost   int64
-
-	// Attempt counts this attempt: 1 for the first. Deferrals counts how often
-	// the message was deferred before.
-	Attempt   int
-	Deferrals int
-
-	// Published is when the message was first published, Delivered when the
-	// gate took it, and Granted the time that the limiter's decision to admit it
-	// was taken with: zero if it was not admitted.
-	Published time.Time
-	Delivered time.Time
-	Granted   time.Time
-}
-
-// Stats are the gate's totals.
-type Stats struct {
-	Held, Waiting, Running                   int // messages in the window, parked, in a handler
-	Processed, Deferred, DeadLettered        int64
-	Dropped, Released, Revoked, SettleErrors int64
-}
-
-// Gate applies a limiter's decisions to a stream of messages.
-type Gate[M any] struct{}
 
 // New returns a gate, or an error that wraps [ErrInvalidConfig]. It starts
 // nothing.
-func New[M any](cfg Config[M]) (*Gate[M], error) { panic("skeleton") }
+func New[M any](cfg Config[M]) (*Gate[M], error) {
+	cfg, err := cfg.resolve()
+	if err != nil {
+		return nil, err
+	}
+	return &Gate[M]{cfg: cfg}, nil
+}
 
 // Run takes messages from src and processes them with handle until ctx ends,
 // the source is exhausted, or it fails.
-func (g *Gate[M]) Run(ctx context.Context, src Source[M], handle Handler[M]) error { panic("skeleton") }
+//
+// When ctx ends the gate drains: it takes no more messages, releases those that
+// are parked, lets running handlers finish, and settles what they have done, for
+// up to the drain timeout. Then handlers' contexts are cancelled and what is
+// still held is released. Run waits a second for the handlers to notice and
+// returns; a handler that ignores its context keeps its goroutine until it
+// returns, and nothing else is left behind.
+//
+// When the source is exhausted, its Run having returned nil, all that it
+// delivered is processed first.
+//
+// Run returns nil after an orderly end, an error that wraps the source's if it
+// failed, [ErrDrainTimeout] if the drain was not finished in time, both if both
+// happened, and [ErrRunning] at once while another Run goes on. It may be called
+// again after it has returned; the gate's totals go on counting, and everything
+// else starts afresh.
+func (g *Gate[M]) Run(ctx context.Context, src Source[M], handle Handler[M]) error {
+	r, err := g.begin()
+	if err != nil {
+		return err
+	}
+	defer g.end(r)
+	return r.supervise(ctx, src, handle)
+}
 
-// Stats returns the gate's totals, TenantStats those of one tenant that it
-// holds messages of.
-func (g *Gate[M]) Stats() Stats { panic("skeleton") }
+func (g *Gate[M]) begin() (*run[M], error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.run != nil {
+		return nil, ErrRunning
+	}
+	g.run = newRun(&g.cfg)
+	return g.run, nil
+}
+
+func (g *Gate[M]) end(r *run[M]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.past = g.past.plus(r.snapshot())
+	g.past.Held, g.past.Waiting, g.past.Running = 0, 0, 0
+	g.run = nil
+}
+
+// Stats returns the gate's totals, all of one instant.
+func (g *Gate[M]) Stats() Stats {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.run == nil {
+		return g.past
+	}
+	return g.past.plus(g.run.snapshot())
+}
 
 // TenantStats returns how many messages of a tenant are parked and running.
-func (g *Gate[M]) TenantStats(tenant string) (waiting, running int) { panic("skeleton") }
+func (g *Gate[M]) TenantStats(tenant string) (waiting, running int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.run == nil {
+		return 0, 0
+	}
+	return g.run.tenantSnapshot(tenant)
+}
 
-// FromContext returns the Info of the message that ctx was made for.
-func FromContext(ctx context.Context) (Info, bool) { panic("skeleton") }
-
-// Permanent marks a handler's error as one that no retry can mend: the message
-// becomes a dead letter at once.
-func Permanent(err error) error { panic("skeleton") }
-
-// RetryLater marks a handler's error as "not now": the message is deferred for
-// at least d, and it does not count as a failed attempt.
-func RetryLater(d time.Duration, err error) error { panic("skeleton") }
+// plus returns the sum of two snapshots.
+func (s Stats) plus(o Stats) Stats {
+	s.Held += o.Held
+	s.Waiting += o.Waiting
+	s.Running += o.Running
+	s.Processed += o.Processed
+	s.Deferred += o.Deferred
+	s.DeadLettered += o.DeadLettered
+	s.Dropped += o.Dropped
+	s.Released += o.Released
+	s.Revoked += o.Revoked
+	s.SettleErrors += o.SettleErrors
+	return s
+}

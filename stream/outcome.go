@@ -57,6 +57,8 @@ const (
 	ReasonOversize
 	// ReasonLimiter is a limiter that could not decide.
 	ReasonLimiter
+	// ReasonOrder is an earlier message of the same order key that was deferred.
+	ReasonOrder
 )
 
 var reasonNames = [...]string{
@@ -64,6 +66,7 @@ var reasonNames = [...]string{
 	ReasonExpired: "expired", ReasonDeferrals: "max_deferrals", ReasonRetry: "retry",
 	ReasonRetryLater: "retry_later", ReasonAttempts: "max_attempts", ReasonPermanent: "handler_permanent",
 	ReasonNoTenant: "no_tenant", ReasonOversize: "oversize", ReasonLimiter: "limiter_error",
+	ReasonOrder: "behind_deferred",
 }
 
 // String returns the reason's stable name, as in "quota_exceeded".

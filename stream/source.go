@@ -59,12 +59,13 @@ type Delivery[M any] interface {
 	// durable: the dead letter is confirmed before the message is let go.
 	DeadLetter(ctx context.Context, l Letter) error
 
-	// Release gives the message up unsettled; the broker will redeliver it. It
-	// does not block.
+	// Release gives the message up unsettled; the broker will redeliver it, to
+	// whoever owns it by then. It does not block.
 	Release()
 
 	// Revoked is closed when this consumer no longer owns the message. It is
-	// nil where that cannot happen.
+	// nil where that cannot happen. Messages that are revoked together should
+	// share one channel: the gate keeps a goroutine for each channel.
 	Revoked() <-chan struct{}
 }
 
@@ -84,6 +85,10 @@ type Meta struct {
 	// not know what became of it.
 	Redelivered bool
 
+	// Order is the Order of the [Deferral] that the message comes back from,
+	// and 0 if it is none or the source cannot tell.
+	Order int64
+
 	// Bytes is the size that the message counts in the window.
 	Bytes int
 }
@@ -95,6 +100,12 @@ type Deferral struct {
 	Tenant    string
 	Attempts  int
 	Deferrals int
+
+	// Order says where the message stands among those of its tenant. It is to
+	// be kept with the message and handed back in [Meta.Order], so that the gate
+	// knows it again: messages of its order key that arrived after it must not
+	// overtake it.
+	Order int64
 }
 
 // Letter says why a message became a dead letter.

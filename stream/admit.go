@@ -1,0 +1,244 @@
+package stream
+
+import (
+	"math/bits"
+	"time"
+
+	"github.com/fluxlimiter/flux"
+	"github.com/fluxlimiter/flux/gcra"
+)
+
+const (
+	// alone is how long no other tenant must have had a message for one tenant
+	// to use the whole window.
+	alone = 10 * time.Second
+
+	// never is a wait that does not end.
+	never = int64(1) << 61
+
+	// neverAgain is when a message is looked at again whose wait would not end:
+	// someone may raise the limit.
+	neverAgain = time.Hour
+
+	// latchGrace is how long after the time that it was deferred to a message
+	// may come back and still be expected by later ones of its order key.
+	latchGrace = 30 * time.Second
+)
+
+// admit takes a message into the window, which has room, and decides what
+// becomes of it.
+func (r *run[M]) admit(a *arrival[M], now int64) {
+	t := r.tenant(a)
+	e := r.entry(a, t, now)
+	r.held++
+	t.held++
+	if t != r.recent {
+		r.recent, r.othersAt = t, r.recentAt
+	}
+	r.recentAt = now
+
+	if t.name == "" {
+		r.decide(e, &fate{outcome: r.cfg.Policy.OnNoTenant, reason: ReasonNoTenant})
+		return
+	}
+	if k := e.key; k != nil && len(k.deferred) > 0 {
+		r.returned(e, now)
+		if k.mustFollow(e.order) {
+			r.deny(e, ReasonOrder, now, now)
+			return
+		}
+	}
+	if reason, turn := r.judge(e, now); reason != ReasonNone {
+		r.deny(e, reason, turn, now)
+		return
+	}
+	r.park(e)
+	r.sched.arrange(t, now)
+}
+
+// park makes e wait for its turn, or for that of the messages of its key.
+func (r *run[M]) park(e *entry[M]) {
+	t, k := e.tenant, e.key
+	t.waiting++
+	r.waiting++
+	t.queued += e.cost
+	if k != nil {
+		if k.head != nil {
+			k.block(e)
+			return
+		}
+		k.head = e
+	}
+	t.enqueue(e)
+}
+
+// judge says why a message that arrives may not be parked, or ReasonNone, and
+// when its turn would be.
+func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
+	t := e.tenant
+	held := t.held - 1 // without this one
+	wait := int64(0)
+	limit := gcra.Limit{}
+	if t.limited {
+		wait, limit = r.predict(t, t.queued+e.cost, now)
+	}
+	turn = now + wait
+	share := r.cfg.TenantWindow
+	if e.deferrals == 0 && t.horizon > now && t.waiting > 0 {
+		// Messages that arrived earlier are on their way back: they come first,
+		// and find places that the newcomers have left them.
+		turn = max(turn, t.horizon+r.interval(t, limit, e.cost))
+		share = (share + 1) / 2
+	}
+	maxAge := int64(r.cfg.Policy.MaxAge)
+	switch {
+	case wait > 0 && maxAge > 0 && r.age(e, now)+(turn-now) > maxAge:
+		return ReasonExpired, turn
+	case turn-now > max(0, int64(r.cfg.Policy.MaxWait)), wait > 0 && r.cfg.Policy.MaxWait < 0:
+		return ReasonQuota, turn
+	case wait > 0 && held >= min(share, r.cfg.Window-r.held+1):
+		return ReasonShare, turn
+	case wait == 0 && held >= share && !r.alone(t, now):
+		// It waits for workers alone. Its turn is when those before it are done.
+		return ReasonShare, max(turn, now+int64(held)*t.gap)
+	}
+	return ReasonNone, turn
+}
+
+// alone reports whether no other tenant holds messages, or held some recently.
+func (r *run[M]) alone(t *tenant[M], now int64) bool {
+	return r.held == t.held && (r.othersAt == unset || now-r.othersAt > int64(alone))
+}
+
+// predict returns how long from now the last of cost tokens of t's will have to
+// wait if all are taken in order, and the limit.
+func (r *run[M]) predict(t *tenant[M], cost, now int64) (wait int64, limit gcra.Limit) {
+	var d flux.Decision
+	at := now
+	switch {
+	case t.handle != nil:
+		var err error
+		if d, err = t.handle.CheckAt(now, 0); err != nil {
+			return 0, gcra.Limit{}
+		}
+	case t.remote != nil:
+		d, at = t.remote.last, t.remote.at
+	}
+	return r.delay(d, at, cost, now), d.Limit()
+}
+
+// delay is predict with a decision taken at at.
+func (r *run[M]) delay(d flux.Decision, at, cost, now int64) int64 {
+	wait := int64(d.Delay(cost))
+	if d.Limit() == (gcra.Limit{}) {
+		// It does not tell its limit, so what it said of one message must do.
+		wait = int64(d.RetryAfter)
+	}
+	return max(0, min(wait, never)-(now-at))
+}
+
+// interval returns the time between two turns of messages of t that cost as
+// much: what the limit takes to earn it, or the workers to come round to it.
+func (r *run[M]) interval(t *tenant[M], limit gcra.Limit, cost int64) int64 {
+	return max(earn(limit, cost), t.gap, int64(time.Millisecond))
+}
+
+// earn returns how long a limit takes to earn cost tokens, 0 if it has no rate.
+func earn(limit gcra.Limit, cost int64) int64 {
+	tokens, period := limit.Rate()
+	if tokens <= 0 {
+		return 0
+	}
+	hi, lo := bits.Mul64(uint64(period), uint64(cost))
+	if hi >= uint64(tokens) {
+		return never
+	}
+	q, _ := bits.Div64(hi, lo, uint64(tokens))
+	return int64(min(q, uint64(never)))
+}
+
+// age returns how long before now e was published, or delivered if nobody knows.
+func (r *run[M]) age(e *entry[M], now int64) int64 {
+	if e.published == 0 {
+		return now - e.delivered
+	}
+	// The wall clock, because that is what the publisher looked at.
+	wall := time.Now().UnixNano()
+	if e.published < 0 && wall-e.published < 0 {
+		return never
+	}
+	return min(wall-e.published, never)
+}
+
+// deny decides the fate of a message that may not wait in memory until its
+// turn. It is in no list.
+func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
+	t, p := e.tenant, &r.cfg.Policy
+	turn = min(turn, now+never)
+	f := &fate{outcome: p.OnDenied, reason: reason, granted: unset}
+	if reason == ReasonExpired {
+		f.outcome = DeadLetter
+	}
+	// Messages that follow a deferred one of their key have no choice.
+	if f.outcome != Defer && reason != ReasonOrder {
+		r.decide(e, f)
+		return
+	}
+
+	limit := gcra.Limit{}
+	if t.limited {
+		_, limit = r.predict(t, 0, now)
+	}
+	interval := r.interval(t, limit, e.cost)
+	if t.horizon > now {
+		turn = max(turn, min(t.horizon, now+never)+interval)
+	}
+	// It comes back some time before its turn, to find a place and wait for it:
+	// a broker that is late must not leave the limit unused. But no more than
+	// half of the tenant's places are meant for those that come back early.
+	lead := int64(max(0, p.MaxWait)) / 2
+	if places := int64(r.cfg.TenantWindow / 2); interval < lead/max(1, places) || places == 0 {
+		lead = interval * places
+	}
+	until := max(turn-lead, now+int64(time.Millisecond))
+	if turn-now >= never {
+		until = now + int64(neverAgain)
+	} else {
+		t.horizon = max(t.horizon, turn)
+	}
+	if e.key != nil {
+		if last := e.key.lastBefore(e.order); last >= until {
+			until = last + int64(time.Millisecond)
+		}
+	}
+	r.hold(e, f, until, turn, now)
+}
+
+// hold decides that e is deferred until then, if it may be deferred once more
+// and grow as old as it would be at its turn; otherwise it is a dead letter.
+func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
+	p := &r.cfg.Policy
+	f.outcome = Defer
+	switch {
+	case p.MaxAge > 0 && r.age(e, now)+(turn-now) > int64(p.MaxAge):
+		f.outcome, f.reason = DeadLetter, ReasonExpired
+	case f.reason == ReasonRetry:
+		// An attempt, not a deferral.
+	case p.MaxDeferrals >= 0 && int(e.deferrals) >= p.MaxDeferrals:
+		f.outcome, f.reason = DeadLetter, ReasonDeferrals
+	default:
+		e.deferrals++
+	}
+	if f.outcome == Defer {
+		// Without its monotonic reading: it is for another process.
+		f.until = time.Now().Add(time.Duration(until - now)).Round(0)
+		r.latch(e, until, now)
+	}
+	r.decide(e, f)
+}
+
+// decide hands e, which is in no list, to the settlers.
+func (r *run[M]) decide(e *entry[M], f *fate) {
+	e.fate = f
+	r.toSettle(e)
+}

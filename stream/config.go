@@ -1,0 +1,196 @@
+package stream
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/fluxlimiter/flux"
+)
+
+// Config configures a [Gate]. Its functions are called by several goroutines at
+// once, from within [Intake.Deliver], and must not block.
+type Config[M any] struct {
+	// Limiter decides when a tenant's message may run. A [flux.Limiter] is asked
+	// in a few nanoseconds and told the exact time of each slot. Any other
+	// Checker is asked by a worker, once at a time per tenant. While a Checker
+	// gives errors its tenants wait, asking again after a growing pause, and
+	// after MaxWait their messages go the way of OnDenied: wrap it in one that
+	// answers instead of failing to decide otherwise. Required.
+	Limiter flux.Checker[string]
+
+	// Tenant returns the tenant that a message belongs to, and "" if it has
+	// none. Required.
+	Tenant func(M) string
+
+	// OrderKey returns the key within its tenant whose messages must be
+	// processed one after another in the order of their delivery, and "" for a
+	// message without order. See [Gate] for what is promised.
+	// Defaults to nil: no order.
+	OrderKey func(M) string
+
+	// Cost returns how many tokens a message spends. Less than 1 counts as 1.
+	// A message that costs more than its tenant's burst becomes a dead letter.
+	// Defaults to nil: 1 each.
+	Cost func(M) int64
+
+	// Weight returns a tenant's share of the workers relative to other tenants
+	// with work. Less than 1 counts as 1. It is asked with every message, so it
+	// may change.
+	// Defaults to nil: 1 each.
+	Weight func(tenant string) int64
+
+	// Policy says what becomes of messages that cannot run at once.
+	Policy Policy
+
+	// Window is how many messages the gate holds at once, from delivery to
+	// settlement.
+	// Defaults to 1024.
+	Window int
+
+	// TenantWindow is how many of them one tenant may hold. A tenant that is
+	// held back by its limit gets no more places than are still free, either, so
+	// that any number of them together leave room for the others. A tenant that
+	// waits for nothing but workers may use the whole window as long as no other
+	// tenant has had a message for ten seconds.
+	// Defaults to half of Window, at least 1.
+	TenantWindow int
+
+	// Workers is how many handlers run at once.
+	// Defaults to 16.
+	Workers int
+
+	// TenantWorkers is how many of them one tenant may use.
+	// Defaults to Workers.
+	TenantWorkers int
+
+	// DrainTimeout is how long running handlers, and the settling of what they
+	// have done, may go on after Run's context ended.
+	// Defaults to 10 seconds.
+	DrainTimeout time.Duration
+
+	// Hooks are told what the gate does.
+	// Defaults to none.
+	Hooks Hooks
+}
+
+const (
+	defaultWindow       = 1024
+	defaultWorkers      = 16
+	defaultDrainTimeout = 10 * time.Second
+	defaultMaxWait      = 5 * time.Second
+	defaultMaxDeferrals = 16
+	defaultMaxAttempts  = 5
+)
+
+// resolve checks cfg and returns it with its defaults filled in.
+func (cfg Config[M]) resolve() (Config[M], error) {
+	invalid := func(format string, args ...any) (Config[M], error) {
+		return Config[M]{}, fmt.Errorf("%w: "+format, append([]any{ErrInvalidConfig}, args...)...)
+	}
+	if local, ok := cfg.Limiter.(*flux.Limiter[string]); cfg.Limiter == nil || ok && local == nil {
+		return invalid("Limiter is nil")
+	}
+	if cfg.Tenant == nil {
+		return invalid("Tenant is nil")
+	}
+	for _, field := range []struct {
+		name  string
+		value int
+	}{
+		{"Window", cfg.Window},
+		{"TenantWindow", cfg.TenantWindow},
+		{"Workers", cfg.Workers},
+		{"TenantWorkers", cfg.TenantWorkers},
+	} {
+		if field.value < 0 {
+			return invalid("%s %d is negative", field.name, field.value)
+		}
+	}
+	if cfg.DrainTimeout < 0 {
+		return invalid("DrainTimeout %v is negative", cfg.DrainTimeout)
+	}
+	if cfg.Window == 0 {
+		cfg.Window = defaultWindow
+	}
+	if cfg.TenantWindow == 0 {
+		cfg.TenantWindow = max(1, cfg.Window/2)
+	}
+	if cfg.Workers == 0 {
+		cfg.Workers = defaultWorkers
+	}
+	if cfg.TenantWorkers == 0 {
+		cfg.TenantWorkers = cfg.Workers
+	}
+	if cfg.DrainTimeout == 0 {
+		cfg.DrainTimeout = defaultDrainTimeout
+	}
+	if cfg.TenantWindow > cfg.Window {
+		return invalid("TenantWindow %d is larger than Window %d", cfg.TenantWindow, cfg.Window)
+	}
+	if cfg.TenantWorkers > cfg.Workers {
+		return invalid("TenantWorkers %d is larger than Workers %d", cfg.TenantWorkers, cfg.Workers)
+	}
+	policy, err := cfg.Policy.resolve()
+	if err != nil {
+		return Config[M]{}, err
+	}
+	cfg.Policy = policy
+	return cfg, nil
+}
+
+// resolve checks p and returns it with its defaults filled in.
+func (p Policy) resolve() (Policy, error) {
+	invalid := func(format string, args ...any) (Policy, error) {
+		return Policy{}, fmt.Errorf("%w: Policy."+format, append([]any{ErrInvalidConfig}, args...)...)
+	}
+	switch p.OnDenied {
+	case 0:
+		p.OnDenied = Defer
+	case Defer, DeadLetter, Drop:
+	default:
+		return invalid("OnDenied is %v: want defer, dead_letter or drop", p.OnDenied)
+	}
+	switch p.OnNoTenant {
+	case 0:
+		p.OnNoTenant = DeadLetter
+	case DeadLetter, Drop:
+	default:
+		return invalid("OnNoTenant is %v: want dead_letter or drop", p.OnNoTenant)
+	}
+	if p.MaxAge < 0 {
+		return invalid("MaxAge %v is negative", p.MaxAge)
+	}
+	switch {
+	case p.MaxWait < 0:
+		p.MaxWait = -1
+	case p.MaxWait == 0 && p.MaxAge > 0:
+		p.MaxWait = min(defaultMaxWait, p.MaxAge)
+	case p.MaxWait == 0:
+		p.MaxWait = defaultMaxWait
+	case p.MaxAge > 0 && p.MaxWait > p.MaxAge:
+		return invalid("MaxWait %v is longer than MaxAge %v: a message would expire before its wait is over", p.MaxWait, p.MaxAge)
+	}
+	if p.MaxDeferrals == 0 {
+		p.MaxDeferrals = defaultMaxDeferrals
+	}
+	if p.MaxAttempts == 0 {
+		p.MaxAttempts = defaultMaxAttempts
+	}
+	if p.Backoff == nil {
+		p.Backoff = defaultBackoff
+	}
+	return p, nil
+}
+
+// defaultBackoff is 100 ms doubled per failed attempt, at most 30 s.
+func defaultBackoff(failed int) time.Duration {
+	return doubled(100*time.Millisecond, failed-1, 30*time.Second)
+}
+
+// doubled returns d doubled n times, at most limit.
+func doubled(d time.Duration, n int, limit time.Duration) time.Duration {
+	for ; n > 0 && d < limit; n-- {
+		d *= 2
+	}
+	return min(d, limit)
+}

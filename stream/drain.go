@@ -1,0 +1,177 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// patience is how long Run waits, after the drain timed out, for handlers and
+// settles to notice that their contexts have ended.
+const patience = time.Second
+
+// supervise is the life of a run: it starts everything, waits for the end, and
+// sees to it that everything ends.
+func (r *run[M]) supervise(ctx context.Context, src Source[M], handle Handler[M]) error {
+	// Handlers and settles outlive ctx until the drain is over.
+	values := context.WithoutCancel(ctx)
+	handling, stopHandlers := context.WithCancelCause(values)
+	settling, stopSettles := context.WithCancelCause(values)
+	sourcing, stopSource := context.WithCancelCause(ctx)
+	defer stopHandlers(nil)
+	defer stopSettles(nil)
+	defer stopSource(nil)
+	r.handling, r.settling, r.asking = handling, settling, sourcing
+
+	for range r.cfg.Workers {
+		w := new(worker[M])
+		r.workers = append(r.workers, w)
+	}
+	for _, w := range r.workers {
+		r.group.Go(func() error { return r.loop(w, handle) })
+	}
+	for range settlers {
+		r.group.Go(r.settleLoop)
+	}
+	sourced := make(chan error, 1)
+	go func() { sourced <- src.Run(sourcing, r) }()
+
+	var sourceErr error
+	delivering := true
+	select {
+	case sourceErr = <-sourced:
+		delivering = false
+		if sourceErr == nil && ctx.Err() == nil {
+			r.stop()
+			select {
+			case <-r.empty:
+			case <-ctx.Done():
+			}
+		}
+	case <-ctx.Done():
+	}
+	stopSource(ErrStopped)
+	r.drain()
+
+	timeout := time.NewTimer(r.cfg.DrainTimeout)
+	defer timeout.Stop()
+	var drainErr error
+	select {
+	case <-r.empty:
+	case <-timeout.C:
+		drainErr = ErrDrainTimeout
+		stopHandlers(ErrDrainTimeout)
+		stopSettles(ErrDrainTimeout)
+		r.abandon()
+	}
+	r.end()
+	stopHandlers(nil) // and with them the goroutines that watch for revocations
+	r.join(drainErr != nil)
+	if delivering {
+		select {
+		case <-r.empty:
+			// It returns now that all is settled or released.
+			sourceErr = <-sourced
+		default:
+			// A settle hangs; the source cannot return before it does.
+		}
+	}
+	return errors.Join(orderly(ctx, sourceErr), drainErr)
+}
+
+// orderly returns a source's error, wrapped, unless it says no more than that
+// the source was told to stop.
+func orderly(ctx context.Context, err error) error {
+	switch {
+	case err == nil, errors.Is(err, ErrStopped):
+		return nil
+	case ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, context.Cause(ctx))):
+		return nil
+	}
+	return fmt.Errorf("stream: source: %w", err)
+}
+
+// stop makes the gate take no more messages.
+func (r *run[M]) stop() {
+	r.mu.Lock()
+	r.stopped = true
+	r.refuse()
+	r.unlock(r.now())
+}
+
+// drain releases what is parked.
+func (r *run[M]) drain() {
+	r.mu.Lock()
+	now := r.now()
+	r.stopped, r.draining = true, true
+	r.refuse()
+	for _, k := range r.keys {
+		for k.blocked.first != nil {
+			r.withdraw(k.blocked.first, now)
+		}
+	}
+	for _, t := range r.tenants {
+		for e := t.head(); e != nil; e = t.head() {
+			r.withdraw(e, now)
+		}
+	}
+	for _, e := range r.pausing(stateBackoff) {
+		r.withdraw(e, now)
+	}
+	r.unlock(now)
+}
+
+// pausing returns the delayed entries in a state.
+func (r *run[M]) pausing(s state) (entries []*entry[M]) {
+	for _, slot := range r.delayed.slots {
+		if slot.item.state == s {
+			entries = append(entries, slot.item)
+		}
+	}
+	return entries
+}
+
+// abandon releases what is still held, but for what a settler has at this
+// moment: that is released if the settle fails, as it will soon.
+func (r *run[M]) abandon() {
+	r.mu.Lock()
+	now := r.now()
+	r.expired = true
+	for r.settles.n > 0 {
+		r.withdraw(r.settles.first, now)
+	}
+	for _, e := range r.pausing(stateSettleWait) {
+		r.withdraw(e, now)
+	}
+	for _, w := range r.workers {
+		if w.entry != nil && w.phase.CompareAndSwap(phaseHandling, phaseAbandoned) {
+			w.entry.abandoned = true
+			w.entry.tenant.running--
+			r.giveUp(w.entry)
+		}
+	}
+	r.unlock(now)
+}
+
+// join waits for all goroutines of the run to end, or, impatient, gives up on
+// some that do not end.
+func (r *run[M]) join(impatient bool) {
+	joined := make(chan struct{})
+	go func() {
+		defer close(joined)
+		// The error of the group is always nil: what its goroutines meet with
+		// has been dealt with.
+		_ = r.group.Wait()
+	}()
+	if !impatient {
+		<-joined
+		return
+	}
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	select {
+	case <-joined:
+	case <-timeout.C:
+	}
+}

@@ -1,0 +1,140 @@
+package stream
+
+import (
+	"math"
+	"time"
+)
+
+// state says where in the gate an entry is; it decides who may touch it.
+type state uint8
+
+const (
+	stateQueued     state = iota + 1 // in its tenant's queue, its turn may come
+	stateEarly                       // in its tenant's heap of older messages, likewise
+	stateBlocked                     // behind another message of its order key
+	stateRunning                     // owned by a worker
+	stateBackoff                     // waits for its next attempt
+	stateSettle                      // waits for a settler
+	stateSettling                    // owned by a settler
+	stateSettleWait                  // waits to be settled again after a failure
+	stateLeaving                     // being released
+)
+
+// entry is a message that the gate holds. It is kept small, because there may
+// be a million: what only few messages need is in its fate.
+type entry[M any] struct {
+	delivery Delivery[M]
+	tenant   *tenant[M]
+	key      *orderKey[M] // nil: no order
+	watch    *watch[M]    // nil: cannot be revoked
+
+	prev, next   *entry[M] // in the list that state says
+	older, newer *entry[M] // among the entries of watch
+
+	order     int64 // of arrival; a message keeps its number through deferrals
+	cost      int64
+	published int64 // Unix nanoseconds, 0: unknown
+	delivered int64 // on the gate's clock
+	denied    int64 // on the gate's clock: when its tenant's limit first refused it as the next in turn, 0: not yet
+
+	fate *fate // nil until it is decided to be anything but processed
+
+	attempts, deferrals int32
+	index               int32 // in the heap that state says
+	state               state
+	abandoned           bool // released while its worker was still at it
+	numbered            bool // its order is that of a deferral it came back from
+}
+
+func (e *entry[M]) setIndex(i int32) { e.index = i }
+
+// fate is what becomes of a message that is not simply acknowledged.
+type fate struct {
+	outcome Outcome
+	reason  Reason
+	err     error
+	stack   []byte
+	until   time.Time
+	granted int64
+	tries   int // failed settles
+}
+
+// failed reports whether a failed attempt led to f.
+func (f *fate) failed() bool {
+	return f.reason == ReasonRetry || f.reason == ReasonAttempts || f.reason == ReasonPermanent
+}
+
+// revoked reports whether e is known to be another consumer's by now.
+func (e *entry[M]) revoked() bool { return e.watch != nil && e.watch.gone.Load() }
+
+// list is an intrusive list of entries.
+type list[M any] struct {
+	first, last *entry[M]
+	n           int
+}
+
+// push appends e.
+func (l *list[M]) push(e *entry[M]) { l.insert(e, l.last) }
+
+// insert puts e behind at, or first if at is nil.
+func (l *list[M]) insert(e, at *entry[M]) {
+	e.prev = at
+	if at == nil {
+		e.next, l.first = l.first, e
+	} else {
+		e.next, at.next = at.next, e
+	}
+	if e.next == nil {
+		l.last = e
+	} else {
+		e.next.prev = e
+	}
+	l.n++
+}
+
+func (l *list[M]) remove(e *entry[M]) {
+	if e.prev == nil {
+		l.first = e.next
+	} else {
+		e.prev.next = e.next
+	}
+	if e.next == nil {
+		l.last = e.prev
+	} else {
+		e.next.prev = e.prev
+	}
+	e.prev, e.next = nil, nil
+	l.n--
+}
+
+// pop removes and returns the first entry, nil if there is none.
+func (l *list[M]) pop() *entry[M] {
+	e := l.first
+	if e != nil {
+		l.remove(e)
+	}
+	return e
+}
+
+// unixNano is t.UnixNano without its undefined values: times that do not fit
+// become the nearest that do, and the zero time becomes 0.
+func unixNano(t time.Time) int64 {
+	switch s := t.Unix(); {
+	case t.IsZero():
+		return 0
+	case s >= math.MaxInt64/int64(time.Second):
+		return math.MaxInt64
+	case s <= math.MinInt64/int64(time.Second):
+		return math.MinInt64
+	default:
+		return t.UnixNano()
+	}
+}
+
+// fromUnixNano is the inverse of unixNano.
+func fromUnixNano(ns int64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns)
+}

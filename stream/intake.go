@@ -1,0 +1,207 @@
+package stream
+
+import "context"
+
+// arrival is a message on its way into the window, with all that the functions
+// of the user say of it, so that they are not called with the mutex held.
+type arrival[M any] struct {
+	delivery Delivery[M]
+	meta     Meta
+	tenant   string
+	key      string
+	cost     int64
+	weight   int64
+	revoked  <-chan struct{}
+}
+
+func (r *run[M]) arrival(d Delivery[M]) arrival[M] {
+	m := d.Message()
+	a := arrival[M]{delivery: d, meta: d.Meta(), tenant: r.cfg.Tenant(m), cost: 1, weight: 1, revoked: d.Revoked()}
+	if r.cfg.OrderKey != nil && a.tenant != "" {
+		a.key = r.cfg.OrderKey(m)
+	}
+	if r.cfg.Cost != nil {
+		a.cost = max(1, r.cfg.Cost(m))
+	}
+	if r.cfg.Weight != nil {
+		a.weight = max(1, r.cfg.Weight(a.tenant))
+	}
+	return a
+}
+
+// blockedDeliver is a call of Deliver that waits for room. Whoever makes room
+// admits its message before waking it, so that nobody can slip in between.
+type blockedDeliver[M any] struct {
+	arrival    arrival[M]
+	done       chan struct{} // receives one value when err says how it ended
+	err        error
+	prev, next *blockedDeliver[M]
+	queued     bool
+}
+
+// intakeQueue is the queue of blocked Deliver calls, and those that are free to
+// be used again.
+type intakeQueue[M any] struct {
+	first, last, free *blockedDeliver[M]
+	n                 int
+}
+
+func (q *intakeQueue[M]) push(a arrival[M]) *blockedDeliver[M] {
+	b := q.free
+	if b == nil {
+		b = &blockedDeliver[M]{done: make(chan struct{}, 1)}
+	} else {
+		q.free = b.next
+	}
+	b.arrival, b.queued, b.err = a, true, nil
+	b.prev, b.next = q.last, nil
+	if q.last == nil {
+		q.first = b
+	} else {
+		q.last.next = b
+	}
+	q.last = b
+	q.n++
+	return b
+}
+
+func (q *intakeQueue[M]) remove(b *blockedDeliver[M]) {
+	if b.prev == nil {
+		q.first = b.next
+	} else {
+		b.prev.next = b.next
+	}
+	if b.next == nil {
+		q.last = b.prev
+	} else {
+		b.next.prev = b.prev
+	}
+	b.prev, b.next, b.queued = nil, nil, false
+	b.arrival = arrival[M]{}
+	q.n--
+}
+
+// recycle keeps b, which has received from done, for another call.
+func (q *intakeQueue[M]) recycle(b *blockedDeliver[M]) { b.next, q.free = q.free, b }
+
+// Deliver implements [Intake].
+func (r *run[M]) Deliver(ctx context.Context, d Delivery[M]) error {
+	a := r.arrival(d)
+	r.mu.Lock()
+	if r.stopped {
+		r.mu.Unlock()
+		return ErrStopped
+	}
+	now := r.now()
+	if r.blocked.n == 0 && r.held < r.cfg.Window {
+		r.admit(&a, now)
+		r.unlock(now)
+		return nil
+	}
+	b := r.blocked.push(a)
+	r.unlock(now)
+
+	ended := ctx.Done()
+	for {
+		select {
+		case <-b.done:
+			r.mu.Lock()
+			err := b.err
+			r.blocked.recycle(b)
+			r.mu.Unlock()
+			return err
+		case <-ended:
+			ended = nil
+			r.mu.Lock()
+			if b.queued {
+				r.blocked.remove(b)
+				r.blocked.recycle(b)
+				r.mu.Unlock()
+				return ctx.Err()
+			}
+			// It was admitted in the same moment: its value is on the way.
+			r.mu.Unlock()
+		}
+	}
+}
+
+// roomWaiter is a call of Room that waits.
+type roomWaiter struct{ done chan struct{} }
+
+// Room implements [Intake].
+func (r *run[M]) Room(ctx context.Context, most int) (int, error) {
+	for {
+		r.mu.Lock()
+		if r.stopped {
+			r.mu.Unlock()
+			return 0, ErrStopped
+		}
+		if r.roomy() {
+			n := min(max(1, most), r.cfg.Window-r.held)
+			r.mu.Unlock()
+			return n, nil
+		}
+		w := &roomWaiter{done: make(chan struct{})}
+		r.rooms = append(r.rooms, w)
+		r.mu.Unlock()
+
+		select {
+		case <-w.done:
+		case <-ctx.Done():
+			r.mu.Lock()
+			for i, other := range r.rooms {
+				if other == w {
+					r.rooms = append(r.rooms[:i], r.rooms[i+1:]...)
+					break
+				}
+			}
+			r.mu.Unlock()
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// roomy reports whether sources that wait are to be woken. While the workers
+// have enough to do, it is worth waiting for a few places, because waking a
+// source for each costs more than the message.
+func (r *run[M]) roomy() bool {
+	places := r.cfg.Window - r.held
+	return places > 0 && r.blocked.n == 0 &&
+		(places >= min(r.cfg.Workers, r.cfg.Window/8) || r.sched.ready.len() == 0)
+}
+
+// admitBlocked lets messages in that wait for room, in their order.
+func (r *run[M]) admitBlocked(now int64) {
+	places := r.cfg.Window - r.held
+	if places >= min(r.cfg.Workers, r.cfg.Window/8) || r.sched.ready.len() == 0 {
+		for r.blocked.n > 0 && r.held < r.cfg.Window {
+			b := r.blocked.first
+			a := b.arrival
+			r.blocked.remove(b)
+			r.admit(&a, now)
+			b.done <- struct{}{}
+		}
+	}
+	if r.roomy() {
+		r.wakeRooms()
+	}
+}
+
+func (r *run[M]) wakeRooms() {
+	for _, w := range r.rooms {
+		close(w.done)
+	}
+	clear(r.rooms)
+	r.rooms = r.rooms[:0]
+}
+
+// refuse ends all calls of Deliver and Room that wait.
+func (r *run[M]) refuse() {
+	for r.blocked.n > 0 {
+		b := r.blocked.first
+		r.blocked.remove(b)
+		b.err = ErrStopped
+		b.done <- struct{}{}
+	}
+	r.wakeRooms()
+}

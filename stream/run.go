@@ -1,0 +1,261 @@
+package stream
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/fluxlimiter/flux"
+	"golang.org/x/sync/errgroup"
+)
+
+// unset stands for no reading of the gate's clock, whose readings are never
+// negative.
+const unset = -1
+
+// run is the state of one call of Run. Its mutex guards all that changes. It is
+// held for some hundred nanoseconds at a time, and never while a limiter that
+// may block, the source, a handler, a hook or any other function of the user is
+// called, nor while anything is waited for.
+//
+// The code of a run is in: intake.go (messages come in), admit.go (what becomes
+// of them), dispatch.go (they go to the workers), work.go (handlers), settle.go
+// (they leave), revoke.go (they are lost), drain.go (the end).
+type run[M any] struct {
+	cfg   *Config[M]
+	local *flux.Limiter[string] // cfg.Limiter, if it is one
+	base  time.Time             // zero of the clock; unused with a local limiter
+
+	group errgroup.Group // of all goroutines but the source's
+
+	// The ends of what a run calls: they are set before anything starts.
+	asking, handling, settling context.Context //nolint:containedctx // a run lives as long as the call of Run that made it
+
+	mu        sync.Mutex
+	sched     scheduler[M]
+	tenants   map[string]*tenant[M]
+	keys      map[keyID[M]]*orderKey[M]
+	latched   int   // messages in the deferred lists of keys
+	forgotten int64 // when forgetLate was called
+	idlers    idlers[M]
+	nextOrder int64
+	free      *entry[M] // entries to use again, linked by next
+	nfree     int
+
+	held, waiting int
+	totals        Stats // what is counted for good
+
+	recent             *tenant[M] // whose message came last,
+	recentAt, othersAt int64      // when, and when the last of another tenant came
+
+	delayed heap[*entry[M]] // waiting for their next attempt, or to be settled again
+	timer   *time.Timer
+	armed   int64 // when timer fires, unset: it does not
+	firing  sync.WaitGroup
+
+	blocked intakeQueue[M] // Deliver calls that wait for room
+	rooms   []*roomWaiter
+
+	workers []*worker[M]
+	idle    int // workers asleep
+	waking  bool
+	work    sync.Cond
+
+	settles  list[M] // to be settled by the settlers
+	settlers int     // asleep
+	settle   sync.Cond
+
+	leaving   list[M] // to be released once the mutex is free
+	watches   map[<-chan struct{}]*watch[M]
+	lingering lingering[M]
+
+	stopped  bool          // takes no more messages: the source is exhausted, or it drains
+	draining bool          // parked messages have been released
+	expired  bool          // the drain timed out
+	finished bool          // workers and settlers are to go
+	empty    chan struct{} // closed once stopped and nothing is held
+}
+
+func newRun[M any](cfg *Config[M]) *run[M] {
+	now := time.Now()
+	r := &run[M]{
+		cfg:     cfg,
+		base:    now,
+		tenants: make(map[string]*tenant[M]),
+		keys:    make(map[keyID[M]]*orderKey[M]),
+		watches: make(map[<-chan struct{}]*watch[M]),
+		// Orders grow from run to run, so that they can be compared with those
+		// of messages that an earlier run deferred.
+		nextOrder: now.UnixNano(),
+		armed:     unset,
+		empty:     make(chan struct{}),
+	}
+	r.local, _ = cfg.Limiter.(*flux.Limiter[string])
+	r.sched.cap = cfg.TenantWorkers
+	r.recentAt, r.othersAt, r.forgotten = unset, unset, unset
+	r.work.L, r.settle.L = &r.mu, &r.mu
+	return r
+}
+
+// now reads the gate's clock. It is the limiter's if that can be had, so that
+// grants and everything else are on one clock.
+func (r *run[M]) now() int64 {
+	if r.local != nil {
+		return r.local.Now()
+	}
+	return int64(time.Since(r.base))
+}
+
+// timeOf converts a reading of the gate's clock, unset to the zero time.
+func (r *run[M]) timeOf(at int64) time.Time {
+	switch {
+	case at < 0:
+		return time.Time{}
+	case r.local != nil:
+		return r.local.Time(at)
+	}
+	return r.base.Add(time.Duration(at))
+}
+
+// unlock ends a turn of the scheduler that began at now: whatever the turn made
+// possible is set going, and what it gave up is released.
+func (r *run[M]) unlock(now int64) {
+	if r.blocked.n > 0 || len(r.rooms) > 0 {
+		r.admitBlocked(now)
+	}
+	for r.leaving.n > 0 {
+		r.release(now)
+	}
+	r.arm(now)
+	if r.idle > 0 && !r.waking && r.sched.ready.len() > 0 {
+		// One at a time: the worker that wakes up wakes the next if there is
+		// work left, so that a single message does not wake all.
+		r.waking = true
+		r.work.Signal()
+	}
+	if r.stopped && r.held == 0 {
+		select {
+		case <-r.empty:
+		default:
+			close(r.empty)
+		}
+	}
+	r.mu.Unlock()
+}
+
+// release lets go of the entries that leave unsettled. It unlocks meanwhile.
+func (r *run[M]) release(now int64) {
+	leaving := r.leaving
+	r.leaving = list[M]{}
+	r.mu.Unlock()
+	for e := leaving.first; e != nil; e = e.next {
+		e.delivery.Release()
+	}
+	r.mu.Lock()
+	for e := leaving.pop(); e != nil; e = leaving.pop() {
+		if e.revoked() {
+			r.totals.Revoked++
+		} else {
+			r.totals.Released++
+		}
+		r.complete(e, now)
+	}
+}
+
+// leave gives e up, which is in no list any more, at the end of the turn.
+func (r *run[M]) leave(e *entry[M]) {
+	e.state = stateLeaving
+	r.leaving.push(e)
+}
+
+// advance lets all happen that is due at now.
+func (r *run[M]) advance(now int64) {
+	r.sched.wake(now)
+	for r.delayed.len() > 0 {
+		e, at := r.delayed.top()
+		if at > now {
+			return
+		}
+		r.delayed.remove(e.index)
+		if e.state == stateSettleWait {
+			r.toSettle(e)
+			continue
+		}
+		e.tenant.enqueue(e)
+		e.tenant.queued += e.cost
+		r.sched.arrange(e.tenant, now)
+	}
+}
+
+// arm sets the one timer of the run to the next time that something is due.
+// Workers look at the clock in each of their turns as well, so it matters only
+// when they sleep; it is left alone when it would fire early.
+func (r *run[M]) arm(now int64) {
+	next := int64(unset)
+	if r.sched.waiting.len() > 0 {
+		_, next = r.sched.waiting.top()
+	}
+	if r.delayed.len() > 0 {
+		if _, at := r.delayed.top(); next == unset || at < next {
+			next = at
+		}
+	}
+	if next == unset || r.finished || r.armed != unset && r.armed <= next {
+		return
+	}
+	r.armed = next
+	wait := time.Duration(max(0, next-now))
+	if r.timer == nil {
+		r.firing.Add(1)
+		r.timer = time.AfterFunc(wait, r.fire)
+	} else if !r.timer.Reset(wait) {
+		r.firing.Add(1)
+	}
+}
+
+func (r *run[M]) fire() {
+	defer r.firing.Done()
+	r.mu.Lock()
+	now := r.now()
+	r.armed = unset
+	r.advance(now)
+	r.unlock(now)
+}
+
+// end lets workers and settlers go once they have nothing to do, and stops
+// the timer.
+func (r *run[M]) end() {
+	r.mu.Lock()
+	r.finished = true
+	r.work.Broadcast()
+	r.settle.Broadcast()
+	timer := r.timer
+	r.mu.Unlock()
+	if timer != nil && timer.Stop() {
+		r.firing.Done()
+	}
+	r.firing.Wait()
+}
+
+func (r *run[M]) snapshot() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.totals
+	s.Held, s.Waiting = r.held, r.waiting
+	for _, w := range r.workers {
+		if w.entry != nil && w.phase.Load() != phaseAbandoned {
+			s.Running++
+		}
+	}
+	return s
+}
+
+func (r *run[M]) tenantSnapshot(name string) (waiting, running int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.tenants[name]
+	if t == nil {
+		return 0, 0
+	}
+	return t.waiting, t.running
+}

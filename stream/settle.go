@@ -1,0 +1,139 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+const (
+	// settlers is how many goroutines settle what is not simply acknowledged by
+	// the worker that has processed it. Each waits for the broker most of the
+	// time.
+	settlers = 32
+
+	// settleTimeout bounds one try of a settler, so that a broker that does not
+	// answer for one message does not keep settlers from the others.
+	settleTimeout = 30 * time.Second
+)
+
+// toSettle hands e, which is in no list, to the settlers.
+func (r *run[M]) toSettle(e *entry[M]) {
+	e.state = stateSettle
+	r.settles.push(e)
+	if r.settlers > 0 {
+		r.settle.Signal()
+	}
+}
+
+// settleLoop settles messages until the run is finished.
+func (r *run[M]) settleLoop() error {
+	r.mu.Lock()
+	for {
+		e := r.settles.pop()
+		if e == nil {
+			if r.finished {
+				r.mu.Unlock()
+				return nil
+			}
+			r.settlers++
+			r.settle.Wait()
+			r.settlers--
+			continue
+		}
+		if e.revoked() {
+			r.giveUp(e)
+			r.unlock(r.now())
+			r.mu.Lock()
+			continue
+		}
+		e.state = stateSettling
+		r.mu.Unlock()
+		err := r.settleOne(e)
+		r.mu.Lock()
+		now := r.now()
+		r.settled(e, err, now)
+		r.unlock(now)
+		r.mu.Lock()
+	}
+}
+
+// settleOne tries to settle e as its fate says.
+func (r *run[M]) settleOne(e *entry[M]) error {
+	ctx, cancel := context.WithTimeout(r.settling, settleTimeout)
+	defer cancel()
+	var err error
+	switch f := e.fate; f.outcome {
+	case Defer:
+		err = e.delivery.Defer(ctx, Deferral{
+			Until: f.until, Reason: f.reason, Tenant: e.tenant.name,
+			Attempts: int(e.attempts), Deferrals: int(e.deferrals), Order: e.order,
+		})
+	case DeadLetter:
+		err = e.delivery.DeadLetter(ctx, Letter{
+			Reason: f.reason, Err: f.err, Stack: f.stack, Tenant: e.tenant.name,
+			Attempts: int(e.attempts), Deferrals: int(e.deferrals),
+		})
+	default:
+		err = e.delivery.Ack(ctx)
+	}
+	if hook := r.cfg.Hooks.Settled; hook != nil && err == nil {
+		info := r.info(e, e.fate.granted)
+		if e.fate.failed() {
+			info.Attempt-- // it is counted already
+		}
+		hook(info, e.fate.outcome, e.fate.reason)
+	}
+	return err
+}
+
+// settled does what follows from a try to settle e.
+func (r *run[M]) settled(e *entry[M], err error, now int64) {
+	switch {
+	case err == nil:
+		switch e.fate.outcome {
+		case Process:
+			r.totals.Processed++
+		case Defer:
+			r.totals.Deferred++
+		case DeadLetter:
+			r.totals.DeadLettered++
+		case Drop:
+			r.totals.Dropped++
+		}
+		r.finish(e, now)
+	case errors.Is(err, ErrRevoked):
+		r.unlatch(e)
+		r.totals.Revoked++
+		r.finish(e, now)
+	default:
+		e.fate.tries++
+		r.settleFailed(e, now)
+	}
+}
+
+// finish completes e and arranges its tenant.
+func (r *run[M]) finish(e *entry[M], now int64) {
+	t := e.tenant
+	r.complete(e, now)
+	r.sched.arrange(t, now)
+}
+
+// settleFailed tries to settle e again after a pause, unless it is too late.
+func (r *run[M]) settleFailed(e *entry[M], now int64) {
+	r.totals.SettleErrors++
+	if r.expired || e.revoked() {
+		r.giveUp(e)
+		return
+	}
+	e.state = stateSettleWait
+	r.delayed.push(e, now+int64(doubled(50*time.Millisecond, e.fate.tries-1, maxPause)))
+}
+
+// giveUp lets go of e, whose fate was decided, unsettled.
+func (r *run[M]) giveUp(e *entry[M]) {
+	if e.fate != nil && e.fate.outcome == Defer {
+		r.unlatch(e)
+	}
+	r.leave(e)
+}

@@ -1,0 +1,118 @@
+package streamtest
+
+import (
+	"context"
+
+	"github.com/fluxlimiter/flux/stream"
+)
+
+// delivery is one delivery of a record.
+type delivery struct {
+	broker    *Broker
+	record    *record
+	epoch     *epoch
+	partition *partition
+
+	over bool // settled, released or lost; guarded by the broker's mutex
+}
+
+func (d *delivery) Message() *Message        { return d.record.message }
+func (d *delivery) Revoked() <-chan struct{} { return d.epoch.revoked }
+
+func (d *delivery) Meta() stream.Meta {
+	d.broker.mu.Lock()
+	defer d.broker.mu.Unlock()
+	r := d.record
+	m := stream.Meta{
+		Time: r.published, Attempts: r.attempts, Deferrals: r.deferrals,
+		Order: r.order, Redelivered: r.delivered > 1, Bytes: 100,
+	}
+	if d.broker.cfg.Forgetful {
+		m.Order = 0
+	}
+	return m
+}
+
+func (d *delivery) Ack(ctx context.Context) error {
+	return d.settle(ctx, Event{Kind: Acked}, func(r *record) { r.final = true })
+}
+
+func (d *delivery) Defer(ctx context.Context, to stream.Deferral) error {
+	return d.settle(ctx, Event{Kind: Deferred, Until: to.Until, Reason: to.Reason}, func(r *record) {
+		r.due, r.attempts, r.deferrals, r.order = to.Until, to.Attempts, to.Deferrals, to.Order
+	})
+}
+
+func (d *delivery) DeadLetter(ctx context.Context, l stream.Letter) error {
+	return d.settle(ctx, Event{Kind: DeadLettered, Reason: l.Reason, Letter: l}, func(r *record) { r.final = true })
+}
+
+// settle lets one settle take effect, unless it is made to fail.
+func (d *delivery) settle(ctx context.Context, event Event, effect func(*record)) error {
+	b, r := d.broker, d.record
+	b.mu.Lock()
+	r.tries[event.Kind]++
+	try := r.tries[event.Kind]
+	b.mu.Unlock()
+	if b.cfg.Fault != nil {
+		if err := b.cfg.Fault(event.Kind, r.message, try); err != nil {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.record(Event{Kind: Failed, Message: r.message, Err: err})
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	event.Message = r.message
+	select {
+	case <-d.epoch.revoked:
+		if !d.over {
+			d.lost()
+		}
+		return stream.ErrRevoked
+	default:
+	}
+	if d.over {
+		// The gate must not do this: the oracle finds it.
+		event.Kind = SettledAgain
+		b.record(event)
+		return nil
+	}
+	d.over = true
+	effect(r)
+	b.record(event)
+	if r.final {
+		b.unsettled--
+		if b.unsettled == 0 && b.cfg.Finite {
+			close(b.done)
+		}
+	}
+	b.back(d.partition, r, d.epoch)
+	return nil
+}
+
+// Release implements [stream.Delivery].
+func (d *delivery) Release() {
+	b := d.broker
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if d.over {
+		b.record(Event{Kind: SettledAgain, Message: d.record.message})
+		return
+	}
+	d.lost()
+}
+
+// lost puts the message of d back unsettled.
+func (d *delivery) lost() {
+	d.over = true
+	d.broker.record(Event{Kind: Released, Message: d.record.message})
+	d.broker.back(d.partition, d.record, d.epoch)
+}
+
+var _ stream.Delivery[*Message] = (*delivery)(nil)

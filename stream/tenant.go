@@ -1,0 +1,163 @@
+package stream
+
+import "github.com/fluxlimiter/flux"
+
+// tenant is what the gate knows of a tenant that it holds messages of, or held
+// some of a short while ago.
+type tenant[M any] struct {
+	name   string
+	handle *flux.Handle[string] // nil if the limiter is not a flux.Limiter
+	weight int64
+
+	// Messages whose turn may come: those that came in order are in queue, the
+	// few that are older than its last one (a key's next message, a retry, a
+	// deferred message that came back) in early.
+	queue list[M]
+	early heap[*entry[M]]
+
+	queued  int64 // cost of all that wait for their turn, the blocked included
+	held    int   // messages in the window
+	waiting int   // of them in queue, in early, blocked or in backoff
+	running int
+
+	// Fair queueing, see scheduler.
+	start  int64 // virtual, of its next message, or earlier than it
+	where  place
+	index  int32
+	known  bool // start means something
+	asking bool // a worker asks the limiter for it
+
+	// The limit. Times are readings of the gate's clock.
+	limited   bool  // the limiter had nothing left for it when it was last asked
+	grantAt   int64 // when the limiter will admit its next message, unset: now, as far as known
+	lastGrant int64
+	remote    *remote // what the limiter said, if it may block
+
+	// horizon is the turn of the last of its messages that were deferred: those
+	// that arrive later come after it. It says nothing once it has passed.
+	horizon int64
+	gap     int64 // between two of its messages going to the workers, smoothed
+	picked  int64 // when the last one went
+
+	latched    int        // messages in the deferred lists of its keys
+	prev, next *tenant[M] // among the idle ones
+	idle       bool
+}
+
+// remote is the last answer of a limiter that may block.
+type remote struct {
+	last     flux.Decision
+	at       int64 // when it came
+	failures int   // in a row, since failedAt
+	failedAt int64
+}
+
+func (t *tenant[M]) setIndex(i int32) { t.index = i }
+
+// head returns the message whose turn is next, nil if none can be.
+func (t *tenant[M]) head() *entry[M] {
+	first := t.queue.first
+	if t.early.len() > 0 {
+		if e, order := t.early.top(); first == nil || order < first.order {
+			return e
+		}
+	}
+	return first
+}
+
+// enqueue makes e wait for its turn.
+func (t *tenant[M]) enqueue(e *entry[M]) {
+	if last := t.queue.last; last != nil && e.order < last.order {
+		e.state = stateEarly
+		t.early.push(e, e.order)
+		return
+	}
+	e.state = stateQueued
+	t.queue.push(e)
+}
+
+// dequeue takes out an entry that waits for its turn.
+func (t *tenant[M]) dequeue(e *entry[M]) {
+	if e.state == stateEarly {
+		t.early.remove(e.index)
+	} else {
+		t.queue.remove(e)
+	}
+}
+
+// idlers are the tenants that the gate holds no messages of, the first to be
+// forgotten first. Keeping some of them spares a tenant that comes and goes
+// with every message from being set up each time.
+type idlers[M any] struct {
+	first, last *tenant[M]
+	n           int
+}
+
+func (l *idlers[M]) push(t *tenant[M]) {
+	t.idle = true
+	t.prev, t.next = l.last, nil
+	if l.last == nil {
+		l.first = t
+	} else {
+		l.last.next = t
+	}
+	l.last = t
+	l.n++
+}
+
+func (l *idlers[M]) remove(t *tenant[M]) {
+	if t.prev == nil {
+		l.first = t.next
+	} else {
+		t.prev.next = t.next
+	}
+	if t.next == nil {
+		l.last = t.prev
+	} else {
+		t.next.prev = t.prev
+	}
+	t.idle, t.prev, t.next = false, nil, nil
+	l.n--
+}
+
+// minIdle is how many idle tenants are kept at least.
+const minIdle = 4096
+
+// tenant returns the tenant of an arrival, which is idle no more.
+func (r *run[M]) tenant(a *arrival[M]) *tenant[M] {
+	t := r.tenants[a.tenant]
+	switch {
+	case t == nil:
+		t = &tenant[M]{name: a.tenant, grantAt: unset, lastGrant: unset, horizon: unset, picked: unset}
+		switch {
+		case a.tenant == "":
+			// It is never asked for.
+		case r.local != nil:
+			t.handle = r.local.Key(a.tenant)
+		default:
+			t.remote = new(remote)
+		}
+		r.tenants[a.tenant] = t
+	case t.idle:
+		r.idlers.remove(t)
+	}
+	t.weight = a.weight
+	return t
+}
+
+// rest is called when t may have become idle.
+func (r *run[M]) rest(t *tenant[M]) {
+	if t.held > 0 || t.latched > 0 || t.idle {
+		return
+	}
+	t.picked = unset
+	r.idlers.push(t)
+	if r.idlers.n > max(minIdle, r.cfg.Window) {
+		forgotten := r.idlers.first
+		r.idlers.remove(forgotten)
+		delete(r.tenants, forgotten.name)
+		if r.recent == forgotten {
+			r.recent = nil
+		}
+	}
+}

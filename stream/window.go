@@ -1,0 +1,98 @@
+package stream
+
+// entry returns the entry of an arrival.
+func (r *run[M]) entry(a *arrival[M], t *tenant[M], now int64) *entry[M] {
+	e := r.free
+	if e == nil {
+		e = new(entry[M])
+	} else {
+		r.free = e.next
+		r.nfree--
+		e.next = nil
+	}
+	e.delivery, e.tenant, e.cost = a.delivery, t, a.cost
+	e.attempts, e.deferrals = int32(a.meta.Attempts), int32(a.meta.Deferrals)
+	e.published, e.delivered, e.denied = unixNano(a.meta.Time), now, unset
+	// A number that is still to come is none of ours.
+	if e.numbered = a.meta.Order > 0 && a.meta.Order < r.nextOrder; e.numbered {
+		e.order = a.meta.Order
+	} else {
+		e.order = r.nextOrder
+		r.nextOrder++
+	}
+	e.key = r.key(a, t)
+	if a.revoked != nil {
+		r.watchFor(e, a.revoked)
+	}
+	return e
+}
+
+// maxFree is how many unused entries are kept, as a fraction of the window: all
+// that come and go between two batches of a source, but not those of a burst.
+const maxFree = 2
+
+// complete takes e, which is settled or given up and in no list, out of the
+// window.
+func (r *run[M]) complete(e *entry[M], now int64) {
+	t, k := e.tenant, e.key
+	r.held--
+	t.held--
+	if k != nil {
+		k.refs--
+		if k.head == e {
+			r.promote(k, now)
+		}
+		r.dropKey(k)
+	}
+	if e.watch != nil {
+		r.unwatch(e)
+	}
+	// A worker may still look at an abandoned one.
+	if !e.abandoned {
+		*e = entry[M]{}
+		if r.nfree < max(64, r.cfg.Window/maxFree) {
+			e.next, r.free = r.free, e
+			r.nfree++
+		}
+	}
+	r.rest(t)
+}
+
+// withdraw makes e leave unsettled at the end of the turn, unless a worker or a
+// settler has it, who will see to it.
+func (r *run[M]) withdraw(e *entry[M], now int64) {
+	t := e.tenant
+	switch e.state {
+	case stateQueued, stateEarly:
+		t.dequeue(e)
+		r.unpark(e)
+	case stateBlocked:
+		e.key.blocked.remove(e)
+		r.unpark(e)
+	case stateBackoff:
+		r.delayed.remove(e.index)
+		t.waiting--
+		r.waiting--
+	case stateSettle:
+		r.settles.remove(e)
+	case stateSettleWait:
+		r.delayed.remove(e.index)
+	default:
+		return
+	}
+	r.sched.arrange(t, now)
+	r.giveUp(e)
+}
+
+// info returns what hooks and handlers are told of e.
+func (r *run[M]) info(e *entry[M], granted int64) Info {
+	return Info{
+		Tenant:    e.tenant.name,
+		Cost:      e.cost,
+		Attempt:   int(e.attempts) + 1,
+		Deferrals: int(e.deferrals),
+		Published: fromUnixNano(e.published),
+		Delivered: r.timeOf(e.delivered),
+		Granted:   r.timeOf(granted),
+	}
+}

@@ -1,0 +1,261 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+)
+
+// worker runs handlers, one at a time. Its goroutine owns it, but for entry and
+// granted, which are written with the run's mutex held so that others may read
+// them then, and phase.
+type worker[M any] struct {
+	entry   *entry[M]
+	granted int64
+
+	// phase is changed by compare-and-swap: a message is settled by its worker
+	// or released by the drain, never both.
+	phase atomic.Uint32
+
+	verdict verdict
+	fate    *fate
+	backoff time.Duration
+
+	contexts []messageContext // to be used, see context
+}
+
+const (
+	phaseHandling uint32 = iota + 1
+	phaseSettling
+	phaseAbandoned
+)
+
+// verdict is what a worker has to say of its message.
+type verdict uint8
+
+const (
+	verdictDone    verdict = iota // acknowledged
+	verdictRevoked                // another consumer's by now; released
+	verdictRetry                  // to be handled again, after backoff
+	verdictLater                  // to be deferred: after backoff at least
+	verdictSettle                 // to be settled as fate says
+	verdictGone                   // released by the drain, and not held any more
+)
+
+// loop runs messages until the run is finished.
+func (r *run[M]) loop(w *worker[M], handle Handler[M]) error {
+	for r.next(w) {
+		r.process(w, handle)
+	}
+	return nil
+}
+
+// next hands in the message that w has run, if any, and waits for another. It
+// returns false when there will be none.
+func (r *run[M]) next(w *worker[M]) bool {
+	r.mu.Lock()
+	now := r.now()
+	if w.entry != nil {
+		r.handIn(w, now)
+	}
+	for {
+		r.advance(now)
+		t := r.pick(w, now)
+		switch {
+		case w.entry != nil:
+			w.phase.Store(phaseHandling)
+			r.unlock(now)
+			return true
+		case t != nil:
+			cost := t.head().cost
+			r.unlock(now)
+			d, err := r.cfg.Limiter.Check(r.asking, t.name, cost)
+			r.mu.Lock()
+			now = r.now()
+			r.answered(w, t, cost, d, err, now)
+			if w.entry != nil {
+				w.phase.Store(phaseHandling)
+				r.unlock(now)
+				return true
+			}
+			continue
+		case r.finished:
+			r.unlock(now)
+			return false
+		}
+		r.unlock(now)
+		r.mu.Lock()
+		r.sleep()
+		now = r.now()
+	}
+}
+
+// sleep waits until there is something to do, if there is nothing.
+func (r *run[M]) sleep() {
+	if r.finished || r.sched.ready.len() > 0 && !r.draining {
+		return
+	}
+	r.idle++
+	r.work.Wait()
+	r.idle--
+	r.waking = false
+}
+
+// process runs the handler on the message of w and settles it, if that can be
+// done by an acknowledgement.
+func (r *run[M]) process(w *worker[M], handle Handler[M]) {
+	e := w.entry
+	info := r.info(e, w.granted)
+	if hook := r.cfg.Hooks.Admitted; hook != nil {
+		hook(info)
+	}
+	ctx := r.handling
+	if e.watch != nil {
+		ctx = e.watch.ctx
+	}
+
+	returned := false
+	defer func() {
+		if !returned {
+			// The handler ended the goroutine, which cannot be stopped; another
+			// takes its place.
+			r.conclude(w, info, errGoexit, nil)
+			r.group.Go(func() error { return r.loop(w, handle) })
+		}
+	}()
+	err, stack := call(handle, w.context(ctx, info), e.delivery.Message())
+	returned = true
+	r.conclude(w, info, err, stack)
+}
+
+// call calls a handler and returns what it returned, or its panic as an error
+// and the stack of it.
+func call[M any](handle Handler[M], ctx context.Context, m M) (err error, stack []byte) { //nolint:revive // the stack belongs to the error
+	defer func() {
+		if v := recover(); v != nil {
+			err, stack = fmt.Errorf("%w: %v", ErrPanic, v), debug.Stack()
+		}
+	}()
+	return handle(ctx, m), nil
+}
+
+// contextsAtOnce is how many contexts are made at a time. One that a handler
+// keeps for ever keeps the others.
+const contextsAtOnce = 32
+
+// context returns a context for a handler.
+func (w *worker[M]) context(parent context.Context, info Info) context.Context {
+	if len(w.contexts) == 0 {
+		w.contexts = make([]messageContext, contextsAtOnce)
+	}
+	c := &w.contexts[0]
+	w.contexts = w.contexts[1:]
+	c.Context, c.info = parent, info
+	return c
+}
+
+// conclude finds the verdict on a message whose handler is done with err.
+func (r *run[M]) conclude(w *worker[M], info Info, err error, stack []byte) {
+	e := w.entry
+	w.fate, w.backoff = nil, 0
+	switch {
+	case !w.phase.CompareAndSwap(phaseHandling, phaseSettling):
+		w.verdict = verdictGone
+	case e.revoked():
+		e.delivery.Release()
+		w.verdict = verdictRevoked
+	case err == nil:
+		r.acknowledge(w, info)
+	default:
+		r.failed(w, err, stack)
+	}
+}
+
+// acknowledge settles a message that was processed. If that fails the settlers
+// go on with it.
+func (r *run[M]) acknowledge(w *worker[M], info Info) {
+	switch err := w.entry.delivery.Ack(r.settling); {
+	case err == nil:
+		w.verdict = verdictDone
+		if hook := r.cfg.Hooks.Settled; hook != nil {
+			hook(info, Process, ReasonNone)
+		}
+	case errors.Is(err, ErrRevoked):
+		w.verdict = verdictRevoked
+	default:
+		w.verdict, w.fate = verdictSettle, &fate{outcome: Process, granted: w.granted, tries: 1}
+	}
+}
+
+// failed finds the verdict on a message whose handler failed.
+func (r *run[M]) failed(w *worker[M], err error, stack []byte) {
+	e, p := w.entry, &r.cfg.Policy
+	w.fate = &fate{outcome: DeadLetter, err: err, stack: stack, granted: w.granted}
+	if permanent := (*permanentError)(nil); errors.As(err, &permanent) {
+		e.attempts++
+		w.verdict, w.fate.reason = verdictSettle, ReasonPermanent
+		return
+	}
+	if later := (*retryLaterError)(nil); errors.As(err, &later) {
+		w.verdict, w.fate.reason, w.backoff = verdictLater, ReasonRetryLater, later.after
+		return
+	}
+	e.attempts++
+	if p.MaxAttempts >= 0 && int(e.attempts) >= p.MaxAttempts {
+		w.verdict, w.fate.reason = verdictSettle, ReasonAttempts
+		return
+	}
+	w.fate.reason = ReasonRetry
+	w.backoff = max(0, p.Backoff(int(e.attempts)))
+	if w.verdict = verdictRetry; w.backoff > max(0, p.MaxWait) {
+		w.verdict = verdictLater
+	}
+}
+
+// handIn does with the message of w what its verdict says.
+func (r *run[M]) handIn(w *worker[M], now int64) {
+	e := w.entry
+	w.entry = nil
+	if w.verdict == verdictGone {
+		return
+	}
+	t := e.tenant
+	t.running--
+	switch w.verdict {
+	case verdictDone:
+		r.totals.Processed++
+		r.complete(e, now)
+	case verdictRevoked:
+		r.totals.Revoked++
+		r.complete(e, now)
+	case verdictRetry:
+		if r.draining {
+			r.leave(e)
+			break
+		}
+		e.state = stateBackoff
+		t.waiting++
+		r.waiting++
+		r.delayed.push(e, now+min(int64(w.backoff), never))
+	case verdictLater:
+		due := now + min(int64(w.backoff), never)
+		until := due
+		if e.key != nil {
+			// One that is older may have been deferred further.
+			until = max(until, e.key.lastBefore(e.order)+1)
+		}
+		r.hold(e, w.fate, until, due, now)
+		r.follow(e.key, now)
+	case verdictSettle:
+		e.fate = w.fate
+		if w.fate.outcome == Process {
+			r.settleFailed(e, now)
+		} else {
+			r.toSettle(e)
+		}
+	}
+	r.sched.arrange(t, now)
+}
