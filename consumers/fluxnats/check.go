@@ -14,6 +14,9 @@ import (
 	"github.com/fluxlimiter/flux/stream"
 )
 
+// minAckWait is the shortest AckWait that leaves time to keep messages alive.
+const minAckWait = 100 * time.Millisecond
+
 // facts are what a run needs to know of the consumer and the stream.
 type facts struct {
 	ackWait       time.Duration
@@ -60,7 +63,7 @@ func (s *Source) check(ctx context.Context, in stream.Intake[*Msg]) (facts, erro
 // inspect asks the server for the stream, the consumer and the dead-letter
 // stream, and reports all that is wrong with them.
 func (s *Source) inspect(ctx context.Context) (facts, error) {
-	ctx, cancel := withAnswerTimeout(ctx)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	set := &s.set
 	str, err := s.js.Stream(ctx, set.Stream)
@@ -107,7 +110,7 @@ func (s *Source) checkOthers(ctx context.Context) error {
 	if s.set.NakDeferrals || s.set.AllowSharedCopies {
 		return nil
 	}
-	ctx, cancel := withAnswerTimeout(ctx)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	str, err := s.js.Stream(ctx, s.set.Stream)
 	if err != nil {
@@ -197,6 +200,9 @@ func (s *Source) checkConsumer(found *problems, c jetstream.ConsumerConfig) {
 	if c.PriorityPolicy != jetstream.PriorityPolicyNone {
 		found.add("consumer %s: it has a PriorityPolicy, which this source does not speak; create it without", name)
 	}
+	if c.AckWait < minAckWait {
+		found.add("consumer %s: AckWait is %v, too short to keep messages from redelivery; set it to %v or more", name, c.AckWait, minAckWait)
+	}
 	if limit := c.MaxRequestExpires; limit > 0 && limit < 200*time.Millisecond {
 		found.add("consumer %s: MaxRequestExpires is %v; set it to 200ms or more", name, limit)
 	}
@@ -274,7 +280,7 @@ func anyCovers(patterns []string, sub string) bool {
 // does not permit goes without an answer; the reason is with the connection.
 func (s *Source) unanswered(what string, err error) error {
 	if last := s.js.Conn().LastError(); errors.Is(last, nats.ErrPermissionViolation) {
-		return fmt.Errorf("fluxnats: look at %s: %w (%w)", what, err, last)
+		return fmt.Errorf("fluxnats: look at %s: %w; the connection's last error is: %w", what, err, last)
 	}
 	return fmt.Errorf("fluxnats: look at %s: %w", what, err)
 }

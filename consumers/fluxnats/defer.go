@@ -77,7 +77,7 @@ func (d *delivery) deferredCopy(f stream.Deferral) *nats.Msg {
 
 // publish stores a message in a stream, and returns nil once that is confirmed.
 func (d *delivery) publish(ctx context.Context, m *nats.Msg) error {
-	ctx, cancel := withAnswerTimeout(ctx)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	_, err := d.r.src.js.PublishMsg(ctx, m)
 	return err

@@ -11,8 +11,8 @@ import (
 	"github.com/fluxlimiter/flux/stream"
 )
 
-// answerTimeout bounds the wait for the server's answer to a settle, unless the
-// caller's context has a deadline of its own.
+// answerTimeout bounds the wait for an answer of the server. One that has not come
+// by then will not come, and asking again is harmless.
 const answerTimeout = 5 * time.Second
 
 var (
@@ -109,20 +109,13 @@ func (d *delivery) Ack(ctx context.Context) error {
 
 // confirm sends a verdict and waits for the server to confirm it.
 func (d *delivery) confirm(ctx context.Context, verdict []byte) error {
-	ctx, cancel := withAnswerTimeout(ctx)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	if _, err := d.r.nc.RequestWithContext(ctx, d.reply, verdict); err != nil {
 		return fmt.Errorf("fluxnats: settle %s: %w", d.msg.ID(), err)
 	}
 	d.settled()
 	return nil
-}
-
-func withAnswerTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, answerTimeout)
 }
 
 func (d *delivery) settled() {

@@ -113,6 +113,10 @@ func (r *run) watch(now time.Duration) time.Duration {
 	if r.ended() {
 		return limit
 	}
+	if err := r.denied(); err != nil {
+		r.fail(err)
+		return limit
+	}
 	r.mu.Lock()
 	silent := now - r.requests.heard
 	asked := r.requests.asked > 0

@@ -59,7 +59,7 @@ func bubble(t *testing.T, f func(e *env), options ...func(*server.Options)) {
 		}
 		e.start()
 		defer e.stop()
-		e.nc = e.connect()
+		e.nc = e.connect(e.admin()...)
 		defer e.nc.Close()
 		var err error
 		if e.js, err = jetstream.New(e.nc); err != nil {
@@ -83,6 +83,14 @@ func (e *env) start() {
 	e.srv.Store(s)
 }
 
+// admin connects as the user who may do anything, if the server has users.
+func (e *env) admin() []nats.Option {
+	if len(e.opts.Users) > 0 {
+		return []nats.Option{nats.UserInfo("admin", "admin")}
+	}
+	return nil
+}
+
 func (e *env) stop() {
 	s := e.srv.Load()
 	s.Shutdown()
@@ -100,6 +108,7 @@ func (e *env) dial(l *line, opts ...nats.Option) *nats.Conn {
 	e.Helper()
 	nc, err := nats.Connect("", append([]nats.Option{
 		nats.InProcessServer(dialer{e, l}), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
 	}, opts...)...)
 	if err != nil {
 		e.Fatal(err)
@@ -127,8 +136,11 @@ func (d dialer) InProcessConn() (net.Conn, error) {
 
 // line is a connection that can fail.
 type line struct {
-	down atomic.Bool // new connections fail
-	cut  func(sent []byte) bool
+	down atomic.Bool            // new connections fail
+	cut  func(sent []byte) bool // reports what the line breaks at, instead of sending it
+	drop func(sent []byte) bool // reports what is lost on the way
+
+	after func(sent []byte) bool // reports what the line breaks after
 
 	mu sync.Mutex
 	c  net.Conn
@@ -140,7 +152,7 @@ func (l *line) set(c net.Conn) {
 	l.c = c
 }
 
-// fail cuts the line, for good if down is set.
+// fail cuts the line.
 func (l *line) fail() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -152,10 +164,15 @@ type lineConn struct {
 	l *line
 }
 
-// Write sends nothing and cuts the line if its owner wants that.
 func (c lineConn) Write(b []byte) (int, error) {
 	if c.l.cut != nil && c.l.cut(b) {
 		c.l.fail()
+	}
+	if c.l.drop != nil && c.l.drop(b) {
+		return len(b), nil
+	}
+	if c.l.after != nil && c.l.after(b) {
+		defer c.l.fail()
 	}
 	return c.Conn.Write(b)
 }

@@ -55,7 +55,7 @@ func (s *Source) Provision(ctx context.Context, l Layout) (created Created, err 
 	if err := s.complete(&l); err != nil {
 		return created, err
 	}
-	ctx, cancel := withAnswerTimeout(ctx)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	defer func() {
 		if err != nil {
@@ -97,8 +97,8 @@ func (s *Source) complete(l *Layout) error {
 		return fail("Retention", l.Retention, "cannot keep deferred copies; use LimitsPolicy or WorkQueuePolicy, or set NakDeferrals")
 	case l.Replicas < 0:
 		return fail("Replicas", l.Replicas, "must not be negative")
-	case l.AckWait < 0:
-		return fail("AckWait", l.AckWait, "must not be negative")
+	case l.AckWait != 0 && l.AckWait < minAckWait:
+		return fail("AckWait", l.AckWait, "must be at least "+minAckWait.String())
 	case l.MaxAckPending < -1:
 		return fail("MaxAckPending", l.MaxAckPending, "must be positive, or -1 for no limit")
 	}

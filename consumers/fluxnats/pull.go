@@ -262,12 +262,12 @@ func (r *run) examine(ctx context.Context, why error) bool {
 	return false
 }
 
-// denied returns an error if the server refused the source a subject that it
-// cannot do without. The server sends no answer to what it refuses, only an
-// error to the connection.
+// denied returns an error if the server has refused the source a subject that it
+// cannot do without. The server does not answer what it refuses, it only sends
+// an error to the connection.
 func (r *run) denied() error {
 	err := r.nc.LastError()
-	if !errors.Is(err, nats.ErrPermissionViolation) {
+	if err == r.lastError || !errors.Is(err, nats.ErrPermissionViolation) { //nolint:errorlint // the same value, not the same kind
 		return nil
 	}
 	for _, subject := range []string{r.facts.Load().pullSubject, r.requests.inbox, "$JS.ACK." + r.set.Stream + "." + r.set.Consumer} {

@@ -25,6 +25,8 @@ type run struct {
 	facts atomic.Pointer[facts]
 	base  time.Time
 
+	lastError error // of the connection, before the run
+
 	done <-chan struct{} // closed when no more may be delivered
 	fail context.CancelCauseFunc
 	sub  *nats.Subscription
@@ -49,7 +51,7 @@ type run struct {
 
 func newRun(s *Source, in stream.Intake[*Msg], f facts) *run {
 	r := &run{
-		src: s, set: &s.set, nc: s.js.Conn(), in: in, base: time.Now(),
+		src: s, set: &s.set, nc: s.js.Conn(), in: in, base: time.Now(), lastError: s.js.Conn().LastError(),
 		arrived: make(chan struct{}, 1), hungry: make(chan struct{}, 1), acking: make(chan struct{}, 1), idle: make(chan struct{}),
 		held: make(map[uint64]*delivery), naks: make(map[uint64]counts),
 	}

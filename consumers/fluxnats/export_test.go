@@ -1,0 +1,39 @@
+package fluxnats
+
+import (
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// What follows opens the package to its tests.
+
+type AckInfo struct {
+	Delivered, Seq, Pending uint64
+	Stored                  time.Time
+}
+
+func ParseAck(reply string) (AckInfo, bool) {
+	i, ok := parseAck(reply)
+	return AckInfo{i.delivered, i.seq, i.pending, i.stored}, ok
+}
+
+var (
+	Covers       = covers
+	Overlaps     = overlaps
+	ValidPattern = validPattern
+	SetText      = setText
+	Text         = text
+	CopyHeaders  = copyHeaders
+)
+
+type History struct {
+	Origin, Subject     string
+	FirstSeen           time.Time
+	Deferrals, Attempts int
+}
+
+func ReadHistory(h nats.Header, deferSubject string, stored time.Time) (History, bool) {
+	x, ok := readHistory(h, deferSubject, stored)
+	return History{x.origin.String(), x.subject, x.firstSeen, x.deferrals, x.attempts}, ok
+}
