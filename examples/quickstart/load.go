@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"iter"
 	"math/rand/v2"
 	"strconv"
@@ -49,14 +48,10 @@ func weightOf(tenant string) int64 {
 	return 1
 }
 
-// arrivals yields the times, counted from the start, at which t sends.
+// arrivals yields the times, counted from the start, at which t sends after its
+// opening.
 func (t tenant) arrivals(rng *rand.Rand) iter.Seq[time.Duration] {
 	return func(yield func(time.Duration) bool) {
-		for range t.opening {
-			if !yield(0) {
-				return
-			}
-		}
 		gap := float64(time.Second) / t.rate
 		// Tenants with a jitter do not march in step either.
 		first := 1.0
@@ -74,8 +69,11 @@ func (t tenant) arrivals(rng *rand.Rand) iter.Seq[time.Duration] {
 
 // send publishes the whole workload, each message at its time, until ctx ends.
 // A message that is late because the machine is busy is sent at once, so the
-// totals hold. publish is called by one goroutine per tenant.
+// totals hold. publish is called by several goroutines.
 func send(ctx context.Context, tenants []tenant, seed uint64, start time.Time, publish func(tenant string) error) error {
+	if err := open(ctx, tenants, publish); err != nil {
+		return err
+	}
 	var senders errgroup.Group
 	for i, t := range tenants {
 		senders.Go(func() error {
@@ -84,7 +82,7 @@ func send(ctx context.Context, tenants []tenant, seed uint64, start time.Time, p
 					return nil
 				}
 				if err := publish(t.name); err != nil {
-					return fmt.Errorf("publishing for %s: %w", t.name, err)
+					return err
 				}
 			}
 			return nil
@@ -95,12 +93,30 @@ func send(ctx context.Context, tenants []tenant, seed uint64, start time.Time, p
 		if !sleepUntil(ctx, start.Add(tenants[0].until/10)) {
 			return nil
 		}
-		if err := publish(noTenant); err != nil {
-			return fmt.Errorf("publishing without a tenant: %w", err)
-		}
-		return nil
+		return publish(noTenant)
 	})
 	return senders.Wait()
+}
+
+// open publishes the openings of all tenants, in turn: the same way on every
+// run, as they compete for the workers.
+func open(ctx context.Context, tenants []tenant, publish func(tenant string) error) error {
+	for round, more := int64(0), true; more; round++ {
+		more = false
+		for _, t := range tenants {
+			if round >= t.opening {
+				continue
+			}
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err := publish(t.name); err != nil {
+				return err
+			}
+			more = true
+		}
+	}
+	return nil
 }
 
 // work is what the handler does with a message: a few milliseconds of it.

@@ -21,7 +21,10 @@ func TestQuietTenantsStayBelowTheirLimits(t *testing.T) {
 				t.Fatalf("%d tenants, want %d", len(tenants), o.tenants)
 			}
 			for i, tenant := range tenants[1:] {
-				var tat int64
+				tat, d, err := o.limit.Take(0, 0, tenant.opening)
+				if err != nil || !d.Allowed {
+					t.Fatalf("%q: %s opens with %d messages: %v", args, tenant.name, tenant.opening, err)
+				}
 				n := 0
 				last := time.Duration(0)
 				for at := range tenant.arrivals(rand.New(rand.NewPCG(seed, uint64(i)))) {
@@ -59,8 +62,9 @@ func TestNoisyTenantSendsSoManyTimesItsLimit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := 0
-		for range workload(o)[0].arrivals(rand.New(rand.NewPCG(1, 1))) {
+		noisy := workload(o)[0]
+		n := int(noisy.opening)
+		for range noisy.arrivals(rand.New(rand.NewPCG(1, 1))) {
 			n++
 		}
 		if n != tt.want {
@@ -71,12 +75,26 @@ func TestNoisyTenantSendsSoManyTimesItsLimit(t *testing.T) {
 
 func TestArrivalsStop(t *testing.T) {
 	n := 0
-	for range (tenant{opening: 3, rate: 1, until: time.Hour}).arrivals(rand.New(rand.NewPCG(1, 1))) {
+	for range (tenant{rate: 1, until: time.Hour}).arrivals(rand.New(rand.NewPCG(1, 1))) {
 		if n++; n == 2 {
 			break
 		}
 	}
 	if n != 2 {
 		t.Errorf("%d arrivals", n)
+	}
+}
+
+func TestOpeningInTurn(t *testing.T) {
+	var got []string
+	err := open(t.Context(), []tenant{{name: "a", opening: 3}, {name: "b", opening: 1}, {name: "c"}, {name: "d", opening: 2}}, func(tenant string) error {
+		got = append(got, tenant)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "a b d a d a"; strings.Join(got, " ") != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

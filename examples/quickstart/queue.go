@@ -123,8 +123,10 @@ func (q *queue) publish(tenant string, sent time.Duration) error {
 		m.Header.Set(tenantHeader, tenant)
 	}
 	m.Header.Set(sentHeader, strconv.FormatInt(int64(sent), 10))
-	_, err := q.js.PublishMsgAsync(m, jetstream.WithStallWait(answerTimeout))
-	return err
+	if _, err := q.js.PublishMsgAsync(m, jetstream.WithStallWait(answerTimeout)); err != nil {
+		return fmt.Errorf("publishing to %s: %w", m.Subject, err)
+	}
+	return nil
 }
 
 // flush waits until the server has everything that was published.

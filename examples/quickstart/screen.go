@@ -47,15 +47,16 @@ func (s *screen) run(ctx context.Context, current func() report) {
 	if s.size != nil {
 		fmt.Fprint(s.out, "\x1b[?25l") // hide the cursor
 		defer fmt.Fprint(s.out, "\x1b[?25h")
+		s.progress(current())
 	}
 	ticker := time.NewTicker(redraw)
 	defer ticker.Stop()
 	for {
-		s.progress(current())
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+			s.progress(current())
 		}
 	}
 }
@@ -63,9 +64,7 @@ func (s *screen) run(ctx context.Context, current func() report) {
 // progress shows a report of a run that goes on.
 func (s *screen) progress(r report) {
 	if s.size == nil {
-		if r.duration > 0 {
-			fmt.Fprintln(s.out, progressLine(r))
-		}
+		fmt.Fprintln(s.out, progressLine(r))
 		return
 	}
 	width, height := s.size()

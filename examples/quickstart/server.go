@@ -15,7 +15,7 @@ import (
 )
 
 // connectTimeout bounds how long it takes to find out that a server is not there.
-const connectTimeout = 3 * time.Second
+const connectTimeout = 2 * time.Second
 
 // broker is a connection to a NATS server with JetStream, and the server itself
 // if it is ours.
