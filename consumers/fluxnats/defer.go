@@ -13,13 +13,6 @@ import (
 	"github.com/fluxlimiter/flux/stream"
 )
 
-// counts are the two counts of a message that was deferred by a delayed
-// negative acknowledgement, which has no room for them.
-type counts struct {
-	attempts  int
-	deferrals int
-}
-
 // Defer publishes a scheduled copy of the message, and acknowledges the message
 // when the server has confirmed the copy. A copy that the server refuses for
 // good, being too large, say, makes it a delayed negative acknowledgement.
@@ -68,6 +61,7 @@ func (d *delivery) deferredCopy(f stream.Deferral) *nats.Msg {
 	setText(h, hdrReason, f.Reason.String())
 	setCount(h, hdrAttempts, f.Attempts)
 	setCount(h, hdrDeferrals, f.Deferrals)
+	h[hdrOrder] = []string{strconv.FormatInt(f.Order, 10)}
 	setTime(h, hdrFirstSeen, d.firstSeen)
 	setTime(h, hdrDue, f.Until)
 	setText(h, hdrOrigin, d.msg.ID())
@@ -97,7 +91,7 @@ func refused(err error) bool {
 func (d *delivery) nak(ctx context.Context, f stream.Deferral) error {
 	r := d.r
 	r.mu.Lock()
-	r.remember(d.seq, counts{f.Attempts, f.Deferrals})
+	r.remember(d.seq, counts{f.Attempts, f.Deferrals, f.Order})
 	r.mu.Unlock()
 	delay := max(time.Until(f.Until), time.Millisecond)
 	if err := d.confirm(ctx, fmt.Appendf(nil, `-NAK {"delay":%d}`, delay.Nanoseconds())); err != nil {

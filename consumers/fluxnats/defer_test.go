@@ -51,7 +51,7 @@ func TestDeferredMessageComesBackInTime(t *testing.T) {
 				if len(h) != 2 || h.Get("Nats-Msg-Id") != "mine" || len(h.Values("X-User")) != 2 {
 					t.Errorf("turn %d: %v", turn, h)
 				}
-				if meta.Deferrals != turn || meta.Attempts != 2*turn || meta.Redelivered || published.Sub(meta.Time).Abs() > time.Millisecond {
+				if meta.Deferrals != turn || meta.Attempts != 2*turn || meta.Order != -int64(turn)<<40 || meta.Redelivered || published.Sub(meta.Time).Abs() > time.Millisecond {
 					t.Errorf("turn %d: %+v", turn, meta)
 				}
 				if turn == len(delays) {
@@ -61,7 +61,7 @@ func TestDeferredMessageComesBackInTime(t *testing.T) {
 				}
 				due = time.Now().Add(delays[turn])
 				turn++
-				e.must(d.Defer(ctx, stream.Deferral{Until: due, Reason: stream.ReasonQuota, Tenant: "a", Deferrals: turn, Attempts: 2 * turn}))
+				e.must(d.Defer(ctx, stream.Deferral{Until: due, Reason: stream.ReasonQuota, Tenant: "a", Deferrals: turn, Attempts: 2 * turn, Order: -int64(turn) << 40}))
 			})
 			r := e.run(src, in)
 			<-done

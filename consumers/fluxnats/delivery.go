@@ -30,10 +30,9 @@ type delivery struct {
 	seq   uint64
 	bytes int
 
-	stored      time.Time
-	firstSeen   time.Time
-	deferrals   int
-	attempts    int
+	stored    time.Time
+	firstSeen time.Time
+	counts
 	redelivered bool
 
 	// copied is set when a deferred copy or dead letter of the message is known
@@ -55,7 +54,7 @@ func newDelivery(r *run, m *nats.Msg, info ackInfo) *delivery {
 	}
 	if len(m.Header) > 0 {
 		if hist, ok := readHistory(m.Header, r.set.DeferSubject, info.stored); ok {
-			d.msg.origin, d.firstSeen, d.deferrals, d.attempts = hist.origin, hist.firstSeen, hist.deferrals, hist.attempts
+			d.msg.origin, d.firstSeen, d.counts = hist.origin, hist.firstSeen, hist.counts
 			d.msg.subject = cmp.Or(hist.subject, m.Subject)
 		}
 		if len(m.Header) == 0 {
@@ -72,12 +71,11 @@ func newDelivery(r *run, m *nats.Msg, info ackInfo) *delivery {
 func (d *delivery) Message() *Msg { return &d.msg }
 
 func (d *delivery) Meta() stream.Meta {
-	return stream.Meta{Time: d.firstSeen, Attempts: d.attempts, Deferrals: d.deferrals, Redelivered: d.redelivered, Bytes: d.bytes}
+	return stream.Meta{
+		Time: d.firstSeen, Attempts: d.attempts, Deferrals: d.deferrals, Order: d.order,
+		Redelivered: d.redelivered, Bytes: d.bytes,
+	}
 }
-
-// recall takes up the counts that the message had when this source deferred it by
-// a delayed negative acknowledgement.
-func (d *delivery) recall(c counts) { d.attempts, d.deferrals = c.attempts, c.deferrals }
 
 // Revoked returns nil: JetStream does not tell a consumer's member that a
 // message has been given to another.

@@ -32,6 +32,7 @@
 //	Flux-First-Seen  when that was published, RFC 3339 with nanoseconds
 //	Flux-Deferrals   how often the message was deferred
 //	Flux-Attempts    how often a handler failed with it
+//	Flux-Order       where it stands among the messages of its tenant
 //	Flux-Tenant      its tenant
 //	Flux-Reason      why it was deferred last, such as quota_exceeded
 //	Flux-Subject     the subject that it was first published to
@@ -50,8 +51,8 @@
 //
 // With [Config.NakDeferrals] a deferred message is handed back by a negative
 // acknowledgement with a delay instead, on any server and stream. It then keeps
-// its place in MaxAckPending, and the two counts survive only in the memory of
-// the process that deferred it: another one takes all earlier deliveries for
+// its place in MaxAckPending, and its counts survive only in the memory of the
+// process that deferred it: another one takes all earlier deliveries for
 // deferrals.
 //
 // # Dead letters

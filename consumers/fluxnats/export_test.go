@@ -31,9 +31,10 @@ type History struct {
 	Origin, Subject     string
 	FirstSeen           time.Time
 	Deferrals, Attempts int
+	Order               int64
 }
 
 func ReadHistory(h nats.Header, deferSubject string, stored time.Time) (History, bool) {
 	x, ok := readHistory(h, deferSubject, stored)
-	return History{x.origin.String(), x.subject, x.firstSeen, x.deferrals, x.attempts}, ok
+	return History{x.origin.String(), x.subject, x.firstSeen, x.deferrals, x.attempts, x.order}, ok
 }

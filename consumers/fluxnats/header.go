@@ -18,6 +18,7 @@ const (
 	hdrAttempts  = "Flux-Attempts"
 	hdrTenant    = "Flux-Tenant"
 	hdrReason    = "Flux-Reason"
+	hdrOrder     = "Flux-Order"
 	hdrDue       = "Flux-Due"
 	hdrMsgID     = "Flux-Msg-Id"
 	hdrError     = "Flux-Error"
@@ -31,7 +32,7 @@ const (
 
 var ownHeaders = map[string]bool{
 	hdrOrigin: true, hdrFirstSeen: true, hdrDeferrals: true, hdrAttempts: true, hdrTenant: true,
-	hdrReason: true, hdrDue: true, hdrMsgID: true, hdrError: true, hdrStack: true, hdrStream: true,
+	hdrReason: true, hdrOrder: true, hdrDue: true, hdrMsgID: true, hdrError: true, hdrStack: true, hdrStream: true,
 	hdrConsumer: true, hdrSubject: true, hdrSequence: true, hdrTime: true,
 }
 
@@ -108,8 +109,14 @@ type history struct {
 	origin    origin
 	subject   string
 	firstSeen time.Time
-	deferrals int
+	counts
+}
+
+// counts are what the gate wants to know again of a message that it deferred.
+type counts struct {
 	attempts  int
+	deferrals int
+	order     int64
 }
 
 // readHistory reads the headers of a message that the server's scheduler made
@@ -125,7 +132,9 @@ func readHistory(h nats.Header, deferSubject string, stored time.Time) (history,
 	if !ok {
 		return history{}, false
 	}
-	hist := history{origin: from, subject: text(h, hdrSubject), firstSeen: stored, deferrals: count(h, hdrDeferrals), attempts: count(h, hdrAttempts)}
+	hist := history{origin: from, subject: text(h, hdrSubject), firstSeen: stored}
+	hist.attempts, hist.deferrals = count(h, hdrAttempts), count(h, hdrDeferrals)
+	hist.order, _ = strconv.ParseInt(h.Get(hdrOrder), 10, 64)
 	if t, err := time.Parse(time.RFC3339Nano, h.Get(hdrFirstSeen)); err == nil && t.Before(stored) {
 		hist.firstSeen = t
 	}

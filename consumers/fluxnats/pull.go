@@ -188,7 +188,7 @@ func (r *run) receive(m *nats.Msg) {
 	}
 	if c, ok := r.naks[d.seq]; ok {
 		delete(r.naks, d.seq)
-		d.recall(c)
+		d.counts = c
 	}
 	r.hold(d, now)
 	ended := r.ended()
