@@ -3,6 +3,9 @@ package flux
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fluxlimiter/flux/gcra"
@@ -15,35 +18,108 @@ type Config[K comparable] struct {
 	Limit gcra.Limit
 
 	// LimitFor returns the limit of a key, and the zero Limit for keys that
-	// have none of their own and take Limit. It is called on every check, so it
-	// must be fast, must not block, and must be safe for concurrent use.
+	// have none of their own and take Limit. Any other limit that is not valid
+	// fails the call that asked for it. It is called on every check, and with
+	// locks held, so it must be fast, must not block or call the limiter, and
+	// must be safe for concurrent use.
 	// Defaults to nil: Limit for every key.
 	LimitFor func(K) gcra.Limit
 
 	// MaxKeys bounds the number of keys tracked at once.
 	// Defaults to 0, no bound.
 	MaxKeys int
+
+	// MaxWait is the longest wait that Wait, WaitAsync, Reserve and Stream
+	// begin: a longer one fails at once with [ErrWaitTooLong].
+	// Defaults to 0, no bound but the context's deadline.
+	MaxWait time.Duration
+
+	// MaxWaiters bounds how many wait at once for all keys together, and
+	// MaxKeyWaiters for one of them: more fail at once with
+	// [ErrTooManyWaiters]. Reservations count as waiters until their turn.
+	// Default to 262144, and a quarter of MaxWaiters, at least 1.
+	MaxWaiters    int
+	MaxKeyWaiters int
+}
+
+// defaultMaxWaiters is some 70 MB of parked WaitAsync calls.
+const defaultMaxWaiters = 1 << 18
+
+// withDefaults returns cfg with its defaults filled in, or an error that names
+// the field that is wrong.
+func (cfg Config[K]) withDefaults() (Config[K], error) {
+	if err := cfg.Limit.Validate(); err != nil {
+		return cfg, fmt.Errorf("flux: Config.Limit: %w", err)
+	}
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"MaxKeys", int64(cfg.MaxKeys)},
+		{"MaxWait", int64(cfg.MaxWait)},
+		{"MaxWaiters", int64(cfg.MaxWaiters)},
+		{"MaxKeyWaiters", int64(cfg.MaxKeyWaiters)},
+	} {
+		if f.value < 0 {
+			return cfg, fmt.Errorf("flux: Config.%s: %d is negative", f.name, f.value)
+		}
+	}
+	if cfg.MaxWaiters == 0 {
+		cfg.MaxWaiters = defaultMaxWaiters
+	}
+	if cfg.MaxKeyWaiters == 0 {
+		cfg.MaxKeyWaiters = max(1, cfg.MaxWaiters/4)
+	}
+	if cfg.MaxKeyWaiters > cfg.MaxWaiters {
+		return cfg, fmt.Errorf("flux: Config.MaxKeyWaiters: %d is above MaxWaiters, %d", cfg.MaxKeyWaiters, cfg.MaxWaiters)
+	}
+	return cfg, nil
 }
 
 // Limiter limits many keys, each on its own. Its methods may be called by any
 // number of goroutines at once.
+//
+// [Limiter.Check] decides now. [Limiter.Wait], [Limiter.WaitAsync],
+// [Limiter.Reserve] and [Limiter.Stream] wait for their turn: those who wait
+// for one key form a queue, first in, first out, whatever the number of tokens
+// each of them asks for, and nobody overtakes it. While a key has a queue, a
+// Check of it is denied, and its RetryAfter counts everyone in the queue.
+// Waiting spends nothing: the tokens are taken when the turn has come, so that
+// who gives up leaves no trace and everyone behind moves up at once.
+//
+// A nil context is taken for context.Background.
 type Limiter[K comparable] struct {
 	cfg   Config[K]
 	table *gcra.Table[K]
 	base  time.Time
+	seed  maphash.Seed
+
+	changing sync.Mutex // held while terms are replaced
+	terms    atomic.Pointer[terms]
+
+	limits  limitCache
+	closed  atomic.Bool
+	waiting atomic.Int64 // how many wait, in all rooms
+	marks   [1 << 10]atomic.Int32
+	rooms   []room[K]
+	idle    sync.Pool // of *waiter[K], with a channel, for Wait
 }
 
 // New returns a limiter, or an error that names the field of cfg that is wrong.
 // It starts no goroutine.
 func New[K comparable](cfg Config[K]) (*Limiter[K], error) {
-	if err := cfg.Limit.Validate(); err != nil {
-		return nil, fmt.Errorf("flux: Config.Limit: %w", err)
-	}
-	table, err := gcra.NewTable[K](gcra.TableConfig{MaxKeys: cfg.MaxKeys})
+	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	return &Limiter[K]{cfg: cfg, table: table, base: time.Now()}, nil
+	table, err := gcra.NewTable[K](gcra.TableConfig{Limit: cfg.Limit, MaxKeys: cfg.MaxKeys})
+	if err != nil {
+		return nil, err
+	}
+	l := &Limiter[K]{cfg: cfg, table: table, base: time.Now(), seed: maphash.MakeSeed()}
+	l.terms.Store(&terms{limit: cfg.Limit})
+	l.openRooms()
+	return l, nil
 }
 
 // Now reads the limiter's clock: monotonic nanoseconds since the limiter was
@@ -54,39 +130,56 @@ func (l *Limiter[K]) Now() int64 { return int64(time.Since(l.base)) }
 // to a time.Time.
 func (l *Limiter[K]) Time(at int64) time.Time { return l.base.Add(time.Duration(at)) }
 
-// Check decides whether n tokens may be spent for key now. It never waits.
+// Check decides whether n tokens may be spent for key now, and spends them if
+// so. It never waits, and so pays no heed to ctx. n = 0 is a peek. It costs one
+// reading of the clock and a few nanoseconds, and allocates nothing; see
+// [Limiter.Key] for less.
+//
+// A Check after [Limiter.Close] decides as ever.
 func (l *Limiter[K]) Check(ctx context.Context, key K, n int64) (Decision, error) {
-	return l.Key(key).CheckAt(l.Now(), n)
+	return l.checkAt(key, l.Now(), n)
 }
 
-// Key resolves key once, for callers that check the same key many times: a
-// check on a handle with the batch's time costs a fraction of a keyed one.
-// Handles may be kept for as long as the caller likes, and used by any number
-// of goroutines at once.
-func (l *Limiter[K]) Key(key K) *Handle[K] {
-	return &Handle[K]{lim: l, key: key, slot: l.table.Key(key)}
-}
-
-// Handle is a key of a [Limiter], resolved once.
-type Handle[K comparable] struct {
-	lim  *Limiter[K]
-	key  K
-	slot *gcra.Handle
-}
-
-// CheckAt decides like [Limiter.Check], at a time read from [Limiter.Now].
-func (h *Handle[K]) CheckAt(now, n int64) (Decision, error) {
-	limit := &h.lim.cfg.Limit
-	if h.lim.cfg.LimitFor != nil {
-		if own := h.lim.cfg.LimitFor(h.key); own != (gcra.Limit{}) {
-			limit = &own
+// checkAt is Check at a given time.
+func (l *Limiter[K]) checkAt(key K, now, n int64) (Decision, error) {
+	if l.waiting.Load() != 0 {
+		if hash := l.hash(key); l.mark(hash).Load() != 0 {
+			return l.room(hash).check(key, now, n)
 		}
 	}
-	d, err := h.slot.TakeAt(limit, now, n)
-	return Decision{Decision: d}, err
+	return l.take(key, now, n)
 }
 
-// RefundAt gives back n tokens that a check at the handle spent.
-func (h *Handle[K]) RefundAt(now, n int64) error {
-	return h.slot.RefundAt(&h.lim.cfg.Limit, now, n)
+// take decides for a key that nobody waits for.
+func (l *Limiter[K]) take(key K, now, n int64) (Decision, error) {
+	t := l.terms.Load()
+	d, err := l.table.TakeAt(key, l.ownLimit(key), t.pace.at(now), n)
+	return t.pace.decision(d, now), err
+}
+
+// Refund gives back n tokens that were spent for key: because the work turned
+// out not to be needed, say. The key never becomes better than fresh, so a
+// refund that comes after the tokens would have been back anyway does nothing.
+// Those who wait for the key move up at once.
+func (l *Limiter[K]) Refund(ctx context.Context, key K, n int64) error {
+	return l.Key(key).RefundAt(l.Now(), n)
+}
+
+// Debt spends n tokens of key whether or not they are there, for a cost that is
+// known only once the work is done; n may exceed the burst. Whoever comes next
+// waits until the debt is worked off, and so do those who wait already.
+func (l *Limiter[K]) Debt(ctx context.Context, key K, n int64) (Decision, error) {
+	return l.Key(key).DebtAt(l.Now(), n)
+}
+
+// Len returns the number of keys that are tracked: those that were used and are
+// not forgotten, see [Limiter.CleanupStale].
+func (l *Limiter[K]) Len() int { return l.table.Len() }
+
+// hash spreads keys over the marks and the rooms.
+func (l *Limiter[K]) hash(key K) uint64 {
+	if s, ok := any(key).(string); ok {
+		return maphash.String(l.seed, s)
+	}
+	return maphash.Comparable(l.seed, key)
 }

@@ -1,0 +1,117 @@
+package flux
+
+import "context"
+
+// Result is the answer to a request that may have waited. Tokens were spent if
+// and only if Err is nil and the Decision is Allowed.
+type Result struct {
+	// Decision is the decision that spent the tokens: its At is the time of the
+	// turn. With an Err it may be the denial that led to it, or zero.
+	Decision
+
+	// Spent is the number of tokens that were spent: what to give back to
+	// [Limiter.Refund] if the work was not done.
+	Spent int64
+
+	// Err is why the request was neither allowed nor denied, or could not wait.
+	Err error
+}
+
+// CheckAsync is [Limiter.Check] for those who select on channels: the channel
+// it returns has the result in it already.
+func (l *Limiter[K]) CheckAsync(ctx context.Context, key K, n int64) <-chan Result {
+	d, err := l.Check(ctx, key, n)
+	return answered(d, n, err)
+}
+
+// Wait returns when n tokens were spent for key. It returns an error, and has
+// spent nothing, when ctx ended before ([context.Context.Err]), when the wait
+// could not end in time ([ErrWaitTooLong]) or at all ([ErrDenyAll],
+// [gcra.ErrExceedsBurst]), when too many wait already ([ErrTooManyWaiters]), or
+// when the limiter was closed ([ErrClosed]). If the turn and the end of ctx fall
+// together, either may win, and the error tells which did.
+//
+// n = 0 does not wait. A call that need not wait costs what a Check does.
+func (l *Limiter[K]) Wait(ctx context.Context, key K, n int64) error {
+	ctx = orBackground(ctx)
+	if _, done, err := l.try(ctx, key, n); done {
+		return err
+	}
+	w, ok := l.idle.Get().(*waiter[K])
+	if !ok {
+		w = &waiter[K]{to: make(chan Result, 1)}
+	}
+	defer l.idle.Put(w)
+	w.n = n
+	room := l.room(l.hash(key))
+	if d, err := room.join(ctx, key, w, false); err != nil || d.Allowed {
+		return err
+	}
+	select {
+	case res := <-w.to:
+		return res.Err
+	case <-ctx.Done():
+		if room.leave(w) {
+			return ctx.Err()
+		}
+		res := <-w.to
+		return res.Err
+	}
+}
+
+// WaitAsync is [Limiter.Wait] without a goroutine that waits: it returns at
+// once, and the channel gets exactly one result, when the tokens were spent or
+// the wait is over without them. The channel is never closed, and need not be
+// read. A call that waits costs 64 bytes beside its channel; calls that share a
+// context share what it takes to notice that it ended.
+func (l *Limiter[K]) WaitAsync(ctx context.Context, key K, n int64) <-chan Result {
+	ctx = orBackground(ctx)
+	if d, done, err := l.try(ctx, key, n); done {
+		return answered(d, n, err)
+	}
+	w := &waiter[K]{n: n, to: make(chan Result, 1)}
+	if d, err := l.room(l.hash(key)).join(ctx, key, w, true); err != nil || d.Allowed {
+		return answered(d, n, err)
+	}
+	return w.to
+}
+
+// try answers a request that need not wait, without a lock, and reports whether
+// there was an answer.
+func (l *Limiter[K]) try(ctx context.Context, key K, n int64) (Decision, bool, error) {
+	if err := ctx.Err(); err != nil {
+		return Decision{}, true, err
+	}
+	if l.closed.Load() {
+		return Decision{}, true, ErrClosed
+	}
+	if l.waiting.Load() != 0 && l.mark(l.hash(key)).Load() != 0 {
+		return Decision{}, false, nil
+	}
+	d, err := l.take(key, l.Now(), n)
+	return d, err != nil || d.Allowed, err
+}
+
+// answered returns a channel with its result in it.
+func answered(d Decision, n int64, err error) <-chan Result {
+	ch := make(chan Result, 1)
+	ch <- resultOf(d, n, err)
+	return ch
+}
+
+// resultOf returns the result of a decision about n tokens.
+func resultOf(d Decision, n int64, err error) Result {
+	res := Result{Decision: d, Err: err}
+	if err == nil && d.Allowed {
+		res.Spent = n
+	}
+	return res
+}
+
+// orBackground returns ctx, or the background context in place of nil.
+func orBackground(ctx context.Context) context.Context {
+	if ctx == nil {
+		return context.Background()
+	}
+	return ctx
+}

@@ -1,0 +1,46 @@
+package flux
+
+import "math"
+
+// HoldTimers keeps the limiter's timers from firing, as a busy machine would,
+// until [Limiter.ReleaseTimers].
+func (l *Limiter[K]) HoldTimers() {
+	for i := range l.rooms {
+		r := &l.rooms[i]
+		r.mu.Lock()
+		if r.timer != nil {
+			r.timer.Stop()
+		}
+		r.set = r.agenda.due()
+		r.mu.Unlock()
+	}
+}
+
+// ReleaseTimers lets the timers fire that should have.
+func (l *Limiter[K]) ReleaseTimers() {
+	for i := range l.rooms {
+		l.rooms[i].wake()
+	}
+}
+
+// Idle reports whether nothing is left behind by those who waited.
+func (l *Limiter[K]) Idle() bool {
+	for i := range l.marks {
+		if l.marks[i].Load() != 0 {
+			return false
+		}
+	}
+	for i := range l.rooms {
+		r := &l.rooms[i]
+		r.mu.Lock()
+		idle := len(r.queues) == 0 && len(r.groups) == 0 && len(r.agenda) == 0 && r.set == math.MaxInt64
+		r.mu.Unlock()
+		if !idle {
+			return false
+		}
+	}
+	return l.waiting.Load() == 0
+}
+
+// MaxLate is the lateness that the schedule makes up for.
+const MaxLate = maxLate

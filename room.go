@@ -1,0 +1,371 @@
+package flux
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/bits"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fluxlimiter/flux/gcra"
+)
+
+// room is where those who wait for some of the keys do so: a lock, their
+// queues, and one timer, which is set to the earliest turn of all. There are as
+// many rooms as processors; more would only mean more timers.
+//
+// Results are sent with the lock held, so that waiters hear of their turn in the
+// order in which it came. No send blocks: each goes to a channel that has room
+// for it.
+type room[K comparable] struct {
+	lim *Limiter[K]
+
+	mu     sync.Mutex
+	queues map[K]*queue[K]
+	groups map[<-chan struct{}]*group[K]
+	agenda agenda[K]
+	timer  *time.Timer
+	set    int64 // the turn that timer is set to, math.MaxInt64 if to none
+}
+
+// group is those who wait in a room on behalf of one context, and leave when it
+// ends: one function to be called, not one for each of them. It is guarded by
+// the room's lock.
+type group[K comparable] struct {
+	head  *waiter[K]
+	done  <-chan struct{}
+	unset func() bool // calls the call off
+}
+
+// openRooms makes the rooms, empty.
+func (l *Limiter[K]) openRooms() {
+	n := 1 << bits.Len(uint(min(runtime.GOMAXPROCS(0), 64)-1))
+	l.rooms = make([]room[K], n)
+	for i := range l.rooms {
+		l.rooms[i] = room[K]{
+			lim:    l,
+			queues: make(map[K]*queue[K]),
+			groups: make(map[<-chan struct{}]*group[K]),
+			set:    math.MaxInt64,
+		}
+	}
+}
+
+// room returns the room of the keys with this hash.
+func (l *Limiter[K]) room(hash uint64) *room[K] {
+	return &l.rooms[hash>>32&uint64(len(l.rooms)-1)]
+}
+
+// mark counts the queues of the keys that share a mark by their hash: as long
+// as it is 0, which is one load, none of them needs to be looked for.
+func (l *Limiter[K]) mark(hash uint64) *atomic.Int32 {
+	return &l.marks[hash%uint64(len(l.marks))]
+}
+
+// Close ends all waiting: those who wait get [ErrClosed], as does everyone who
+// would wait from now on, and reservations are void. It returns at once, and may
+// be called more than once. It does not end [Limiter.Check], which has nothing
+// to close.
+func (l *Limiter[K]) Close() {
+	l.closed.Store(true)
+	for i := range l.rooms {
+		l.rooms[i].clear(ErrClosed)
+	}
+}
+
+// join lets w wait for key unless its tokens can be had at once, which the
+// decision then says. With together, w leaves when ctx ends; otherwise that is up
+// to the caller.
+func (r *room[K]) join(ctx context.Context, key K, w *waiter[K], together bool) (Decision, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lim
+	if l.closed.Load() {
+		return Decision{}, ErrClosed
+	}
+	// Read under the lock: within a queue, time goes forward.
+	now := l.Now()
+	q := r.queues[key]
+	if q == nil {
+		q = &queue[K]{key: key, rule: l.ruleOf(key, nil), place: -1}
+	} else {
+		r.advance(q, now)
+	}
+	defer r.settle(q, now)
+
+	pace := l.terms.Load().pace
+	var d gcra.Decision
+	var err error
+	if q.len == 0 {
+		d, err = q.rule.slot.TakeAt(q.rule.own, pace.at(now), w.n)
+		q.due = addSat(pace.at(now), int64(d.RetryAfter))
+	} else {
+		d, err = q.check(pace.at(now), w.n)
+	}
+	decision := pace.decision(d, now)
+	switch {
+	case err != nil || d.Allowed:
+		return decision, err
+	case d.RetryAfter == gcra.Forever:
+		return decision, ErrDenyAll
+	}
+	if err := l.admit(ctx, q, now, decision.RetryAfter); err != nil {
+		return decision, err
+	}
+	q.push(w)
+	l.waiting.Add(1)
+	if together {
+		r.enroll(ctx, w)
+	}
+	return decision, nil
+}
+
+// admit refuses to let one more wait in q, from now, for that long.
+func (l *Limiter[K]) admit(ctx context.Context, q *queue[K], now int64, wait time.Duration) error {
+	most := time.Duration(maxAhead)
+	if l.cfg.MaxWait > 0 {
+		most = l.cfg.MaxWait
+	}
+	deadline, ok := ctx.Deadline()
+	left := deadline.Sub(l.Time(now))
+	switch {
+	case ok && wait >= left:
+		return &WaitTooLongError{Wait: wait, Max: max(0, min(left, most))}
+	case wait > most:
+		return &WaitTooLongError{Wait: wait, Max: most}
+	case q.len >= l.cfg.MaxKeyWaiters:
+		return fmt.Errorf("%w: %d for one key", ErrTooManyWaiters, q.len)
+	case l.waiting.Load() >= int64(l.cfg.MaxWaiters):
+		return fmt.Errorf("%w: %d", ErrTooManyWaiters, l.cfg.MaxWaiters)
+	}
+	return nil
+}
+
+// leave lets w go without its tokens, and reports whether it still waited.
+func (r *room[K]) leave(w *waiter[K]) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.cancel(w, r.lim.Now())
+}
+
+// cancel is leave under the lock. A turn that has come by now is not given back.
+func (r *room[K]) cancel(w *waiter[K], now int64) bool {
+	q := w.queue
+	if q == nil {
+		return false
+	}
+	r.advance(q, now)
+	defer r.settle(q, now)
+	if w.queue == nil {
+		return false
+	}
+	first := w == q.head
+	q.unlink(w)
+	r.lim.waiting.Add(-1)
+	r.ungroup(w)
+	if first {
+		q.reckon(r.lim.terms.Load().pace.at(now))
+		r.advance(q, now)
+	}
+	return true
+}
+
+// check decides a request for a key that may have a queue.
+func (r *room[K]) check(key K, now, n int64) (Decision, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	pace := r.lim.terms.Load().pace
+	if q := r.queues[key]; q != nil {
+		r.advance(q, now)
+		defer r.settle(q, now)
+		if q.len > 0 {
+			d, err := q.check(pace.at(now), n)
+			return pace.decision(d, now), err
+		}
+	}
+	return r.lim.take(key, now, n)
+}
+
+// interrupt holds the room while tokens of key are taken or given back past its
+// queue. The turns that have come by now come first; those that have not are
+// reckoned anew when resume is called, which lets go of the room.
+func (r *room[K]) interrupt(key K) (resume func()) {
+	r.mu.Lock()
+	q := r.queues[key]
+	if q == nil {
+		return r.mu.Unlock
+	}
+	now := r.lim.Now()
+	r.advance(q, now)
+	return func() {
+		defer r.mu.Unlock()
+		q.reckon(r.lim.terms.Load().pace.at(now))
+		r.advance(q, now)
+		r.settle(q, now)
+	}
+}
+
+// wake is called by the timer.
+func (r *room[K]) wake() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.set = math.MaxInt64
+	now := r.lim.Now()
+	paced := r.lim.terms.Load().pace.at(now)
+	for r.agenda.due() <= paced {
+		q := r.agenda[0].queue
+		r.advance(q, now)
+		r.file(q)
+	}
+	r.arm(now)
+}
+
+// rearm sets the timer anew after the pace has changed.
+func (r *room[K]) rearm() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.set = math.MaxInt64
+	r.arm(r.lim.Now())
+}
+
+// clear ends every wait with err.
+func (r *room[K]) clear(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.lim.Now()
+	for _, q := range r.queues {
+		for q.head != nil {
+			w := q.head
+			q.unlink(w)
+			r.result(w, Result{Err: err})
+		}
+		r.file(q)
+	}
+	r.arm(now)
+}
+
+// advance gives everyone in q whose turn has come by now, a time of the
+// limiter's clock, its tokens, each at the time of its own turn.
+func (r *room[K]) advance(q *queue[K], now int64) {
+	pace := r.lim.terms.Load().pace
+	paced := pace.at(now)
+	if rule := r.lim.ruleOf(q.key, q.rule); rule != q.rule {
+		q.retime(rule, paced, func(w *waiter[K], err error) { r.result(w, Result{Err: err}) })
+	}
+	for q.head != nil && q.due <= paced {
+		at := max(q.due, paced-maxLate)
+		w, d, err := q.next(at)
+		if w == nil {
+			continue
+		}
+		res := Result{Decision: pace.decision(d, pace.until(at)), Err: err}
+		if err == nil {
+			res.Spent = w.n
+		}
+		r.result(w, res)
+	}
+}
+
+// result ends the wait of w, which has left its queue.
+func (r *room[K]) result(w *waiter[K], res Result) {
+	r.lim.waiting.Add(-1)
+	r.ungroup(w)
+	w.to <- res
+}
+
+// settle brings the agenda and the timer up to date after q has changed.
+func (r *room[K]) settle(q *queue[K], now int64) {
+	r.file(q)
+	r.arm(now)
+}
+
+// file puts q where it belongs on the agenda, and takes it out when nobody
+// waits in it.
+func (r *room[K]) file(q *queue[K]) {
+	switch listed := q.place >= 0; {
+	case q.len > 0 && listed:
+		r.agenda.fix(q)
+	case q.len > 0:
+		r.queues[q.key] = q
+		r.lim.mark(r.lim.hash(q.key)).Add(1)
+		r.agenda.add(q)
+	case listed:
+		delete(r.queues, q.key)
+		r.lim.mark(r.lim.hash(q.key)).Add(-1)
+		r.agenda.remove(q)
+	}
+}
+
+// arm sets the timer to the earliest turn.
+func (r *room[K]) arm(now int64) {
+	due := r.agenda.due()
+	if due == r.set {
+		return
+	}
+	r.set = due
+	if due == math.MaxInt64 {
+		r.timer.Stop()
+		return
+	}
+	in := time.Duration(max(0, r.lim.terms.Load().pace.until(due)-now))
+	if r.timer == nil {
+		r.timer = time.AfterFunc(in, r.wake)
+		return
+	}
+	r.timer.Reset(in)
+}
+
+// enroll lets w, which has just joined, leave with ctx.
+func (r *room[K]) enroll(ctx context.Context, w *waiter[K]) {
+	done := ctx.Done()
+	if done == nil {
+		return
+	}
+	g := r.groups[done]
+	if g == nil {
+		g = &group[K]{done: done}
+		g.unset = context.AfterFunc(ctx, func() { r.dismiss(g, ctx.Err()) })
+		r.groups[done] = g
+	}
+	w.group = g
+	if g.head != nil {
+		w.gnext, g.head.gprev = g.head, w
+	}
+	g.head = w
+}
+
+// ungroup takes w out of its group.
+func (r *room[K]) ungroup(w *waiter[K]) {
+	g := w.group
+	if g == nil {
+		return
+	}
+	if w.gprev != nil {
+		w.gprev.gnext = w.gnext
+	} else {
+		g.head = w.gnext
+	}
+	if w.gnext != nil {
+		w.gnext.gprev = w.gprev
+	}
+	w.group, w.gnext, w.gprev = nil, nil, nil
+	if g.head == nil {
+		g.unset()
+		delete(r.groups, g.done)
+	}
+}
+
+// dismiss ends the waits of a group whose context has ended.
+func (r *room[K]) dismiss(g *group[K], err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.lim.Now()
+	for g.head != nil {
+		if w := g.head; r.cancel(w, now) {
+			w.to <- Result{Err: err}
+		}
+	}
+}

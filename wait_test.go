@@ -1,0 +1,577 @@
+package flux_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fluxlimiter/flux"
+	"github.com/fluxlimiter/flux/gcra"
+)
+
+const key = "tenant"
+
+// drained returns a limiter whose key has nothing left.
+func drained(t *testing.T, cfg flux.Config[string]) *flux.Limiter[string] {
+	t.Helper()
+	lim := newLimiter(t, cfg)
+	if d, err := lim.Check(t.Context(), key, cfg.Limit.Burst()); err != nil || !d.Allowed {
+		t.Fatalf("Check of the burst = %+v, %v", d, err)
+	}
+	return lim
+}
+
+// grants collects when results arrive.
+type grants struct {
+	lim  *flux.Limiter[string]
+	wg   sync.WaitGroup
+	mu   sync.Mutex
+	list []grant
+}
+
+type grant struct {
+	id  int
+	at  time.Duration // since the limiter was made
+	err error
+}
+
+func (g *grants) follow(id int, ch <-chan flux.Result) {
+	g.wg.Go(func() {
+		res := <-ch
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.list = append(g.list, grant{id, time.Duration(g.lim.Now()), res.Err})
+	})
+}
+
+func (g *grants) want(t *testing.T, want ...grant) {
+	t.Helper()
+	g.wg.Wait()
+	// The goroutines that were told at the same instant ran in any order.
+	slices.SortFunc(g.list, func(a, b grant) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.id, b.id)) })
+	if !slices.EqualFunc(g.list, want, func(a, b grant) bool { return a.id == b.id && a.at == b.at && errors.Is(a.err, b.err) }) {
+		t.Errorf("got  %v\nwant %v", g.list, want)
+	}
+	if !g.lim.Idle() {
+		t.Error("something was left behind")
+	}
+}
+
+const ms = time.Millisecond
+
+// pitfall 18: first in, first out, whatever the number of tokens.
+func TestWaitIsFIFO(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(10)})
+		g := &grants{lim: lim}
+		for id, n := range []int64{1, 10, 1, 2, 1} {
+			g.follow(id, lim.WaitAsync(t.Context(), key, n))
+			synctest.Wait()
+		}
+		g.want(t, grant{0, 100 * ms, nil}, grant{1, 1100 * ms, nil}, grant{2, 1200 * ms, nil},
+			grant{3, 1400 * ms, nil}, grant{4, 1500 * ms, nil})
+	})
+}
+
+func TestWaitCancel(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		cancel int
+		want   []grant
+	}{
+		{"head", 0, []grant{{0, 50 * ms, context.Canceled}, {1, 200 * ms, nil}, {2, 300 * ms, nil}, {3, 600 * ms, nil}}},
+		{"middle", 2, []grant{{2, 50 * ms, context.Canceled}, {0, 100 * ms, nil}, {1, 300 * ms, nil}, {3, 600 * ms, nil}}},
+		{"tail", 3, []grant{{3, 50 * ms, context.Canceled}, {0, 100 * ms, nil}, {1, 300 * ms, nil}, {2, 400 * ms, nil}}},
+	} {
+		for _, async := range []bool{true, false} {
+			t.Run(tt.name+"/async="+strconv.FormatBool(async), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(10)})
+					g := &grants{lim: lim}
+					ctxs := make([]context.CancelFunc, 4)
+					for id, n := range []int64{1, 2, 1, 3} {
+						ctx, cancel := context.WithCancel(t.Context())
+						defer cancel()
+						ctxs[id] = cancel
+						if async {
+							g.follow(id, lim.WaitAsync(ctx, key, n))
+						} else {
+							ch := make(chan flux.Result, 1)
+							go func() { ch <- flux.Result{Err: lim.Wait(ctx, key, n)} }()
+							g.follow(id, ch)
+						}
+						synctest.Wait()
+					}
+					time.Sleep(50 * ms)
+					ctxs[tt.cancel]()
+					g.want(t, tt.want...)
+				})
+			})
+		}
+	}
+}
+
+// pitfall 19, golang/go#56924, golang/go#69419: who gave up has no place in the
+// queue any more, and spent nothing.
+func TestCancelledWaitersLeaveNoDebt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(10)})
+		ctx, cancel := context.WithCancel(t.Context())
+		results := make([]<-chan flux.Result, 1000)
+		for i := range results {
+			results[i] = lim.WaitAsync(ctx, key, 1+int64(i%10))
+		}
+		if d, _ := lim.Check(t.Context(), key, 1); d.Allowed || d.RetryAfter != 550100*ms {
+			t.Errorf("Check behind 1,000 waiters = %v, want a denial for 550.1s", d.RetryAfter)
+		}
+		cancel()
+		for i, ch := range results {
+			if res := <-ch; !errors.Is(res.Err, context.Canceled) || res.Spent != 0 || res.Allowed {
+				t.Fatalf("waiter %d: %+v", i, res)
+			}
+		}
+		start := lim.Now()
+		if err := lim.Wait(t.Context(), key, 1); err != nil {
+			t.Fatal(err)
+		}
+		if waited := time.Duration(lim.Now() - start); waited != 100*ms {
+			t.Errorf("the next one waited for %v, want 100ms", waited)
+		}
+		if !lim.Idle() {
+			t.Error("something was left behind")
+		}
+	})
+}
+
+func TestParkedWaitersAreNotGoroutines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 100_000
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(1000), MaxKeyWaiters: n})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		before := runtime.NumGoroutine()
+		results := make([]<-chan flux.Result, n)
+		for i := range results {
+			results[i] = lim.WaitAsync(ctx, key, 1)
+		}
+		if after := runtime.NumGoroutine(); after != before {
+			t.Errorf("%d goroutines before, %d with %d waiters", before, after, n)
+		}
+		for i, ch := range results {
+			res := <-ch
+			if want := time.Duration(i+1) * ms; res.Err != nil || time.Duration(res.At) != want || time.Duration(lim.Now()) != want {
+				t.Fatalf("waiter %d came at %v, its decision is of %v, %v; want %v", i, time.Duration(lim.Now()), time.Duration(res.At), res.Err, want)
+			}
+		}
+	})
+}
+
+// A timer that fires late must not slow the schedule down: the turns that were
+// due meanwhile come at their own times.
+func TestLateTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(1000).WithBurst(1)})
+		var results []<-chan flux.Result
+		for range 100 {
+			results = append(results, lim.WaitAsync(t.Context(), key, 1))
+		}
+		for range 10 {
+			lim.HoldTimers()
+			time.Sleep(10*ms + 300*time.Microsecond)
+			lim.ReleaseTimers()
+		}
+		for i, ch := range results {
+			if res := <-ch; time.Duration(res.At) != time.Duration(i+1)*ms {
+				t.Errorf("turn %d was granted for %v", i, time.Duration(res.At))
+			}
+		}
+		if now := time.Duration(lim.Now()); now != 103*ms {
+			t.Errorf("100 turns of 1ms took %v", now)
+		}
+	})
+}
+
+// A process that stood still does not make up for it in one go.
+func TestVeryLateTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(1000).WithBurst(1)})
+		var results []<-chan flux.Result
+		for range 1000 {
+			results = append(results, lim.WaitAsync(t.Context(), key, 1))
+		}
+		lim.HoldTimers()
+		time.Sleep(10 * time.Second)
+		lim.ReleaseTimers()
+		ready := 0
+		for _, ch := range results {
+			ready += len(ch)
+		}
+		if want := int(flux.MaxLate/int64(ms)) + 1; ready != want {
+			t.Errorf("%d turns were granted after 10s of standstill, want %d", ready, want)
+		}
+		lim.Close()
+	})
+}
+
+// Nobody overtakes, not even a Check that comes when the head's turn is due and
+// its timer late.
+func TestCheckDoesNotOvertake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(10)})
+		h := lim.Key(key)
+		first := lim.WaitAsync(t.Context(), key, 5)
+		second := lim.WaitAsync(t.Context(), key, 1)
+		lim.HoldTimers()
+		time.Sleep(550 * ms)
+		for name, check := range map[string]func(n int64) (flux.Decision, error){
+			"Check":   func(n int64) (flux.Decision, error) { return lim.Check(t.Context(), key, n) },
+			"CheckAt": func(n int64) (flux.Decision, error) { return h.CheckAt(lim.Now(), n) },
+		} {
+			d, err := check(1)
+			if err != nil || d.Allowed || d.RetryAfter != 150*ms || d.Remaining() != 0 || d.ResetAfter != 1050*ms {
+				t.Errorf("%s = %+v, %v; want a denial for 150ms", name, d, err)
+			}
+			if d, err := check(0); err != nil || !d.Allowed || d.Delay(1) != 150*ms {
+				t.Errorf("%s: peek = %+v, %v", name, d, err)
+			}
+			if d, err := check(11); !errors.Is(err, gcra.ErrExceedsBurst) {
+				t.Errorf("%s of more than the burst = %+v, %v", name, d, err)
+			}
+		}
+		if len(first) != 1 || len(second) != 0 {
+			t.Errorf("the Check granted %d and %d turns, want 1 and 0", len(first), len(second))
+		}
+		time.Sleep(150*ms - 1)
+		if d, _ := h.CheckAt(lim.Now(), 1); d.Allowed || d.RetryAfter != 1 {
+			t.Errorf("one nanosecond early: %+v", d)
+		}
+		time.Sleep(1)
+		if d, _ := lim.Check(t.Context(), key, 1); !d.Allowed {
+			t.Errorf("after RetryAfter: %+v", d)
+		}
+		if len(second) != 1 || !lim.Idle() {
+			t.Error("the second waiter was passed over")
+		}
+	})
+}
+
+// Tokens that go past the queue put it off, those that come back bring it
+// forward, and nothing polls.
+func TestQueueFollowsDebtAndRefund(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(10)})
+		g := &grants{lim: lim}
+		for id := range 4 {
+			g.follow(id, lim.WaitAsync(t.Context(), key, 1))
+			synctest.Wait()
+		}
+		r, err := lim.Reserve(t.Context(), key, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(150 * ms) // the first has gone
+		if d, err := lim.Debt(t.Context(), key, 20); err != nil || d.Allowed {
+			t.Errorf("Debt = %+v, %v", d, err)
+		}
+		if d := r.Delay(); d != 2350*ms {
+			t.Errorf("delay after a debt of 2s = %v, want 2.35s", d)
+		}
+		time.Sleep(50 * ms)
+		if err := lim.Refund(t.Context(), key, 21); err != nil {
+			t.Fatal(err)
+		}
+		if d := r.Delay(); d != 200*ms {
+			t.Errorf("delay after a refund of 2.1s = %v, want 200ms", d)
+		}
+		time.Sleep(200 * ms)
+		if d := r.Delay(); d != 0 {
+			t.Errorf("delay when the turn has come = %v", d)
+		}
+		g.want(t, grant{0, 100 * ms, nil}, grant{1, 200 * ms, nil}, grant{2, 200 * ms, nil}, grant{3, 300 * ms, nil})
+	})
+}
+
+func TestReservation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(10).WithBurst(1)})
+		var rs [5]*flux.Reservation[string]
+		for i := range rs {
+			r, err := lim.Reserve(t.Context(), key, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rs[i] = r
+		}
+		delays := func(want ...time.Duration) {
+			t.Helper()
+			for i, r := range rs {
+				if d := r.Delay(); d != want[i] {
+					t.Errorf("delay of %d = %v, want %v", i, d, want[i])
+				}
+			}
+		}
+		delays(0, 100*ms, 200*ms, 300*ms, 400*ms)
+		rs[0].Cancel() // too late: its turn has come
+		rs[2].Cancel()
+		rs[2].Cancel()
+		delays(0, 100*ms, gcra.Forever, 200*ms, 300*ms)
+		time.Sleep(150 * ms)
+		delays(0, 0, gcra.Forever, 50*ms, 150*ms)
+		rs[1].Cancel()
+		rs[3].Cancel()
+		delays(0, 0, gcra.Forever, gcra.Forever, 50*ms)
+		lim.Close()
+		delays(0, 0, gcra.Forever, gcra.Forever, gcra.Forever)
+		if !lim.Idle() {
+			t.Error("something was left behind")
+		}
+	})
+}
+
+// pitfalls 10, 11, 20: what cannot be waited for fails at once, with an error
+// of its own, and spends nothing.
+func TestWaitThatCannotBe(t *testing.T) {
+	base := flux.Config[string]{Limit: gcra.PerSecond(10)}
+	in := func(d time.Duration) func(t *testing.T) context.Context {
+		return func(t *testing.T) context.Context {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			t.Cleanup(cancel)
+			return ctx
+		}
+	}
+	ended := func(t *testing.T) context.Context {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		return ctx
+	}
+	for _, tt := range []struct {
+		name string
+		cfg  flux.Config[string]
+		ctx  func(*testing.T) context.Context
+		n    int64
+		want error
+		long time.Duration
+	}{
+		{name: "negative", cfg: base, n: -1, want: gcra.ErrNegative},
+		{name: "more than the burst", cfg: base, n: 11, want: gcra.ErrExceedsBurst},
+		{name: "deny all", cfg: flux.Config[string]{Limit: gcra.DenyAll()}, n: 1, want: flux.ErrDenyAll},
+		{name: "deny all, nothing wanted", cfg: flux.Config[string]{Limit: gcra.DenyAll()}, want: flux.ErrDenyAll},
+		{name: "context ended", cfg: base, ctx: ended, n: 1, want: context.Canceled},
+		{name: "deadline before", cfg: base, ctx: in(300*ms - 1), n: 3, want: flux.ErrWaitTooLong, long: 300 * ms},
+		{name: "deadline at", cfg: base, ctx: in(300 * ms), n: 3, want: flux.ErrWaitTooLong, long: 300 * ms},
+		{name: "deadline after", cfg: base, ctx: in(300*ms + 1), n: 3},
+		{name: "max wait", cfg: flux.Config[string]{Limit: gcra.PerSecond(10), MaxWait: 300*ms - 1}, n: 3, want: flux.ErrWaitTooLong, long: 300 * ms},
+		{name: "within max wait", cfg: flux.Config[string]{Limit: gcra.PerSecond(10), MaxWait: 300 * ms}, n: 3},
+		{name: "invalid own limit", cfg: flux.Config[string]{Limit: gcra.PerSecond(10), LimitFor: func(string) gcra.Limit { return gcra.PerSecond(-1) }}, n: 1, want: gcra.ErrInvalidLimit},
+		{name: "nothing wanted", cfg: base},
+		{name: "unlimited", cfg: flux.Config[string]{Limit: gcra.Unlimited()}, n: 1 << 60},
+	} {
+		for name, wait := range map[string]func(lim *flux.Limiter[string], ctx context.Context) error{
+			"Wait": func(lim *flux.Limiter[string], ctx context.Context) error { return lim.Wait(ctx, key, tt.n) },
+			"WaitAsync": func(lim *flux.Limiter[string], ctx context.Context) error {
+				return (<-lim.WaitAsync(ctx, key, tt.n)).Err
+			},
+			"Reserve": func(lim *flux.Limiter[string], ctx context.Context) error {
+				r, err := lim.Reserve(ctx, key, tt.n)
+				if err == nil {
+					time.Sleep(r.Delay())
+				}
+				return err
+			},
+		} {
+			t.Run(tt.name+"/"+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					lim := newLimiter(t, tt.cfg)
+					if tt.cfg.LimitFor == nil && !tt.cfg.Limit.IsUnlimited() {
+						_, _ = lim.Check(t.Context(), key, tt.cfg.Limit.Burst())
+					}
+					ctx := t.Context()
+					if tt.ctx != nil {
+						ctx = tt.ctx(t)
+					}
+					start := lim.Now()
+					err := wait(lim, ctx)
+					if !errors.Is(err, tt.want) {
+						t.Fatalf("err = %v, want %v", err, tt.want)
+					}
+					if tt.long > 0 {
+						if long, ok := errors.AsType[*flux.WaitTooLongError](err); !ok || long.Wait != tt.long || long.Max >= tt.long+1 {
+							t.Errorf("err = %#v, want one that says %v", err, tt.long)
+						}
+					}
+					if err == nil {
+						return
+					}
+					if lim.Now() != start {
+						t.Errorf("failed after %v", time.Duration(lim.Now()-start))
+					}
+					if tt.cfg.Limit == base.Limit && tt.cfg.LimitFor == nil {
+						if d, err := lim.Check(t.Context(), key, 0); err != nil || d.ResetAfter != time.Second {
+							t.Errorf("debt = %v, %v, want 1s: something was spent", d.ResetAfter, err)
+						}
+					}
+					if !lim.Idle() {
+						t.Error("something was left behind")
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestTooManyWaiters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := newLimiter(t, flux.Config[string]{Limit: gcra.Per(1, time.Second), MaxWaiters: 5, MaxKeyWaiters: 3})
+		for _, k := range []string{"a", "b"} {
+			_, _ = lim.Check(t.Context(), k, 1)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for i, want := range []error{nil, nil, nil, flux.ErrTooManyWaiters} {
+			if ch := lim.WaitAsync(ctx, "a", 1); want != nil && !errors.Is((<-ch).Err, want) {
+				t.Errorf("waiter %d of a was let in", i)
+			}
+		}
+		for i, want := range []error{nil, nil, flux.ErrTooManyWaiters} {
+			r, err := lim.Reserve(ctx, "b", 1)
+			if !errors.Is(err, want) {
+				t.Errorf("waiter %d of b: %v, want %v", i, err, want)
+			} else if err == nil {
+				defer r.Cancel()
+			}
+		}
+		if err := lim.Wait(ctx, "c", 1); err != nil {
+			t.Errorf("who need not wait: %v", err)
+		}
+		time.Sleep(time.Second)
+		if err := lim.Wait(ctx, "b", 1); err != nil {
+			t.Errorf("when others have gone: %v", err)
+		}
+	})
+}
+
+func TestClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(1)})
+		async := lim.WaitAsync(t.Context(), key, 1)
+		inner := make(chan error, 1)
+		go func() { inner <- lim.Wait(t.Context(), key, 1) }()
+		synctest.Wait()
+		lim.Close()
+		lim.Close()
+		if err := (<-async).Err; !errors.Is(err, flux.ErrClosed) {
+			t.Errorf("WaitAsync: %v", err)
+		}
+		if err := <-inner; !errors.Is(err, flux.ErrClosed) {
+			t.Errorf("Wait: %v", err)
+		}
+		for _, k := range []string{key, "fresh"} {
+			if err := lim.Wait(t.Context(), k, 1); !errors.Is(err, flux.ErrClosed) {
+				t.Errorf("Wait after Close: %v", err)
+			}
+			if err := (<-lim.WaitAsync(t.Context(), k, 1)).Err; !errors.Is(err, flux.ErrClosed) {
+				t.Errorf("WaitAsync after Close: %v", err)
+			}
+			if _, err := lim.Reserve(t.Context(), k, 1); !errors.Is(err, flux.ErrClosed) {
+				t.Errorf("Reserve after Close: %v", err)
+			}
+		}
+		if d, err := lim.Check(t.Context(), "fresh", 1); err != nil || !d.Allowed {
+			t.Errorf("Check after Close = %+v, %v", d, err)
+		}
+		if !lim.Idle() {
+			t.Error("something was left behind")
+		}
+	})
+}
+
+func TestNilContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(1)})
+		var ctx context.Context
+		if d, err := lim.Check(ctx, key, 1); err != nil || !d.Allowed {
+			t.Errorf("Check = %+v, %v", d, err)
+		}
+		if err := lim.Wait(ctx, key, 1); err != nil {
+			t.Error(err)
+		}
+		if res := <-lim.WaitAsync(ctx, key, 1); res.Err != nil || !res.Allowed || res.Spent != 1 {
+			t.Errorf("%+v", res)
+		}
+		if r, err := lim.Reserve(ctx, key, 1); err != nil || r.Delay() != time.Second {
+			t.Error(err)
+		}
+		if _, err := lim.CleanupStale(ctx, 0); err != nil {
+			t.Error(err)
+		}
+		lim.StartCleanup(ctx, flux.Cleanup{})()
+		lim.Close()
+	})
+}
+
+// pitfall 19: who is let in and who gives up at the same instant, from many
+// goroutines: each turn goes to exactly one of them.
+func TestWaitRace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rate, seconds, goroutines = 1000, 3, 16
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(rate)})
+		ctx, cancel := context.WithTimeout(t.Context(), seconds*time.Second+ms/2)
+		defer cancel()
+		var mu sync.Mutex
+		turns := make(map[int64]int)
+		took := func(at int64) {
+			mu.Lock()
+			defer mu.Unlock()
+			turns[at]++
+		}
+		var wg sync.WaitGroup
+		for g := range goroutines {
+			wg.Go(func() {
+				for i := 0; ctx.Err() == nil; i++ {
+					wait, cancel := context.WithTimeout(ctx, time.Duration(1+(g*7+i*13)%40)*ms)
+					switch i % 3 {
+					case 0: // leave together with a turn
+						ch := lim.WaitAsync(wait, key, 1)
+						time.Sleep(time.Duration(g%4) * ms)
+						cancel()
+						if res := <-ch; res.Err == nil {
+							took(res.At)
+						}
+					case 1:
+						if res := <-lim.WaitAsync(wait, key, 1); res.Err == nil {
+							took(res.At)
+						}
+					default:
+						if lim.Wait(wait, key, 1) == nil {
+							took(lim.Now())
+						}
+					}
+					cancel()
+					if i%50 == g {
+						_, _ = lim.Check(ctx, key, 1)
+					}
+					time.Sleep(ms / 4)
+				}
+			})
+		}
+		wg.Wait()
+		for at, n := range turns {
+			if n != 1 || at%int64(ms) != 0 {
+				t.Errorf("%d took the turn of %v", n, time.Duration(at))
+			}
+		}
+		if len(turns) < rate*seconds*99/100 {
+			t.Errorf("%d of %d turns were taken", len(turns), rate*seconds)
+		}
+		if !lim.Idle() {
+			t.Error("something was left behind")
+		}
+	})
+}
