@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/gcra"
@@ -29,7 +30,37 @@ func fluxLimiter(lim *flux.Limiter[string]) limiter {
 			d, err := lim.Check(ctx, key, 1)
 			return err == nil && d.Allowed
 		},
+		wait: func(ctx context.Context, key string) error { return lim.Wait(ctx, key, 1) },
+		told: func(key string) time.Duration {
+			r, err := lim.Reserve(ctx, key, 1)
+			if err != nil {
+				panic(fmt.Sprintf("bench: flux: %v", err))
+			}
+			defer r.Cancel()
+			return r.Delay()
+		},
+		sweep: func() {
+			if _, err := lim.CleanupStale(ctx, 0); err != nil {
+				panic(fmt.Sprintf("bench: flux: %v", err))
+			}
+		},
+		tracked: lim.Len,
+		close:   lim.Close,
 	}
+}
+
+// openFluxAsync is flux whose waiters are parked without a goroutine each.
+func openFluxAsync(l limit) limiter {
+	lim := newFlux(l, 0)
+	f := fluxLimiter(lim)
+	f.park = func(ctx context.Context, keys []string, n int) func(i int) error {
+		results := make([]<-chan flux.Result, n)
+		for i := range results {
+			results[i] = lim.WaitAsync(ctx, keys[i%len(keys)], 1)
+		}
+		return func(i int) error { return (<-results[i]).Err }
+	}
+	return f
 }
 
 // openFluxHandle is flux on a resolved key, with a clock read for each call.

@@ -34,6 +34,8 @@ const tolerance = 2 * time.Millisecond
 // waitPeers are the ways to wait. A peer without a way to wait is used in the
 // loop that its users write: ask, sleep for as long as it says, ask again.
 var waitPeers = []peer{
+	{name: "**flux Wait**", open: openFlux},
+	{name: fluxParked, open: openFluxAsync},
 	{name: "x/time/rate, sync.Map", open: openXTime},
 	{name: "failsafe-go smooth, sync.Map", open: openFailsafeSmooth},
 	{name: "mennanov/limiters leaky bucket, and sleep", open: openMennanovLeaky},
