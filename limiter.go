@@ -142,12 +142,21 @@ func (l *Limiter[K]) Check(ctx context.Context, key K, n int64) (Decision, error
 
 // checkAt is Check at a given time.
 func (l *Limiter[K]) checkAt(key K, now, n int64) (Decision, error) {
-	if l.waiting.Load() != 0 {
-		if hash := l.hash(key); l.mark(hash).Load() != 0 {
-			return l.room(hash).check(key, now, n)
-		}
+	if r := l.queued(key); r != nil {
+		return r.check(key, now, n)
 	}
 	return l.take(key, now, n)
+}
+
+// queued returns the room in which someone may wait for key, and nil if nobody
+// does.
+func (l *Limiter[K]) queued(key K) *room[K] {
+	if l.waiting.Load() != 0 {
+		if hash := l.hash(key); l.mark(hash).Load() != 0 {
+			return l.room(hash)
+		}
+	}
+	return nil
 }
 
 // take decides for a key that nobody waits for.
@@ -162,14 +171,27 @@ func (l *Limiter[K]) take(key K, now, n int64) (Decision, error) {
 // refund that comes after the tokens would have been back anyway does nothing.
 // Those who wait for the key move up at once.
 func (l *Limiter[K]) Refund(ctx context.Context, key K, n int64) error {
-	return l.Key(key).RefundAt(l.Now(), n)
+	return l.refundAt(key, l.Now(), n)
+}
+
+// refundAt is Refund at a given time.
+func (l *Limiter[K]) refundAt(key K, now, n int64) error {
+	if r := l.queued(key); r != nil {
+		defer r.interrupt(key)()
+	}
+	return l.table.RefundAt(key, l.ownLimit(key), l.terms.Load().pace.at(now), n)
 }
 
 // Debt spends n tokens of key whether or not they are there, for a cost that is
 // known only once the work is done; n may exceed the burst. Whoever comes next
 // waits until the debt is worked off, and so do those who wait already.
 func (l *Limiter[K]) Debt(ctx context.Context, key K, n int64) (Decision, error) {
-	return l.Key(key).DebtAt(l.Now(), n)
+	if r := l.queued(key); r != nil {
+		defer r.interrupt(key)()
+	}
+	t, now := l.terms.Load(), l.Now()
+	d, err := l.table.DebtAt(key, l.ownLimit(key), t.pace.at(now), n)
+	return t.pace.decision(d, now), err
 }
 
 // Len returns the number of keys that are tracked: those that were used and are

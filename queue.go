@@ -13,10 +13,9 @@ type waiter[K comparable] struct {
 	queue      *queue[K]  // nil before it joins, and once it has left
 	next, prev *waiter[K] // in its queue
 	n          int64
-	to         chan Result // has room for the only result there will be
+	to         chan Result // has room for the only result; nil if group answers
 
-	// Who waits on behalf of a group, which says what to do with the result or
-	// ends the wait. Both may be nil.
+	// The group that w belongs to, if any, and its place in it.
 	group        *group[K]
 	gnext, gprev *waiter[K]
 }

@@ -38,6 +38,10 @@ type group[K comparable] struct {
 	head  *waiter[K]
 	done  <-chan struct{}
 	unset func() bool // calls the call off
+
+	// answer takes the results of a group that is a Stream instead: it sees to
+	// the end of its context by itself, and keeps no list.
+	answer func(*waiter[K], Result)
 }
 
 // openRooms makes the rooms, empty.
@@ -271,8 +275,13 @@ func (r *room[K]) advance(q *queue[K], now int64) {
 
 // result ends the wait of w, which has left its queue.
 func (r *room[K]) result(w *waiter[K], res Result) {
+	g := w.group
 	r.lim.waiting.Add(-1)
 	r.ungroup(w)
+	if w.to == nil {
+		g.answer(w, res)
+		return
+	}
 	w.to <- res
 }
 
@@ -340,7 +349,7 @@ func (r *room[K]) enroll(ctx context.Context, w *waiter[K]) {
 // ungroup takes w out of its group.
 func (r *room[K]) ungroup(w *waiter[K]) {
 	g := w.group
-	if g == nil {
+	if g == nil || g.answer != nil {
 		return
 	}
 	if w.gprev != nil {
