@@ -41,15 +41,19 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 		r.decide(e, &fate{outcome: r.cfg.Policy.OnNoTenant, reason: ReasonNoTenant})
 		return
 	}
+	reason, turn := r.judge(e, now)
 	if k := e.key; k != nil && len(k.deferred) > 0 {
 		r.returned(e, now)
-		if k.mustFollow(e.order) {
-			r.deny(e, ReasonOrder, now, now)
-			return
+		if k.mustFollow(e.order) && (reason != ReasonNone || !r.stays(k, e.order, k.blocked.n+1, now)) {
+			reason, turn = ReasonOrder, now
 		}
 	}
-	if reason, turn := r.judge(e, now); reason != ReasonNone {
+	if reason != ReasonNone {
 		r.deny(e, reason, turn, now)
+		if k := e.key; k != nil && k.head == nil && reason != ReasonOrder {
+			k.head = e
+			r.expect(k)
+		}
 		return
 	}
 	r.park(e)
@@ -62,12 +66,24 @@ func (r *run[M]) park(e *entry[M]) {
 	t.waiting++
 	r.waiting++
 	t.queued += e.cost
-	if k != nil {
-		if k.head != nil {
+	if k != nil && k.mustFollow(e.order) {
+		k.block(e)
+		r.expect(k)
+		return
+	}
+	if k != nil && k.head != nil {
+		if first := k.head; e.order < first.order && (first.state == stateQueued || first.state == stateEarly) {
+			// It was redelivered, and comes before what has come meanwhile.
+			t.dequeue(first)
+			k.block(first)
+		} else {
 			k.block(e)
 			return
 		}
+	}
+	if k != nil {
 		k.head = e
+		r.expect(k)
 	}
 	t.enqueue(e)
 }
@@ -206,10 +222,9 @@ func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 	} else {
 		t.horizon = max(t.horizon, turn)
 	}
-	if e.key != nil {
-		if last := e.key.lastBefore(e.order); last >= until {
-			until = last + int64(time.Millisecond)
-		}
+	if reason == ReasonOrder {
+		// What it has to follow may be late, and late again.
+		until = max(until, e.key.lastBefore(e.order), now) + int64(doubled(100*time.Millisecond, int(e.deferrals), 30*time.Second))
 	}
 	r.hold(e, f, until, turn, now)
 }

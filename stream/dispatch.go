@@ -26,12 +26,16 @@ func (r *run[M]) pick(w *worker[M], now int64) (ask *tenant[M]) {
 		if t == nil {
 			return nil
 		}
+		e := t.head()
+		if e.revoked() {
+			r.withdraw(e, now)
+			continue
+		}
 		if t.handle == nil {
 			t.asking = true
 			r.sched.arrange(t, now)
 			return t
 		}
-		e := t.head()
 		at := t.slot(e, now)
 		d, err := t.handle.CheckAt(at, e.cost)
 		switch {
@@ -156,7 +160,9 @@ func (r *run[M]) evict(e *entry[M], reason Reason, due, now int64) {
 	e.tenant.dequeue(e)
 	r.unpark(e)
 	r.deny(e, reason, due, now)
-	r.follow(e.key, now)
+	if e.key != nil {
+		r.follow(e.key, now)
+	}
 }
 
 // undecided is called when the limiter has failed to decide about e, the head

@@ -31,7 +31,8 @@ type entry[M any] struct {
 	prev, next   *entry[M] // in the list that state says
 	older, newer *entry[M] // among the entries of watch
 
-	order     int64 // of arrival; a message keeps its number through deferrals
+	arrival   int64 // counts the messages that arrive
+	order     int64 // Meta.Order
 	cost      int64
 	published int64 // Unix nanoseconds, 0: unknown
 	delivered int64 // on the gate's clock
@@ -43,7 +44,7 @@ type entry[M any] struct {
 	index               int32 // in the heap that state says
 	state               state
 	abandoned           bool // released while its worker was still at it
-	numbered            bool // its order is that of a deferral it came back from
+	ordered             bool // order is from the source, not that of arrival
 }
 
 func (e *entry[M]) setIndex(i int32) { e.index = i }

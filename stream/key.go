@@ -1,20 +1,28 @@
 package stream
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // orderKey keeps the messages of one key of one tenant in order. At most one of
 // them is its head: it waits for its turn, is processed, or is being settled.
 // The others are blocked behind it.
 type orderKey[M any] struct {
-	id      keyID[M]
-	head    *entry[M]
-	blocked list[M] // by order
-	refs    int     // entries that point here
+	id       keyID[M]
+	head     *entry[M]
+	blocked  list[M] // by order
+	refs     int     // entries that point here
+	index    int32   // in the heap of keys that expect a message back
+	expects  bool    // it is in that heap
+	awaiting int     // of its blocked messages, those counted in run.awaiting
 
 	// deferred holds, by order, those of its messages that this gate has
 	// deferred and that have not come back: later ones must not overtake them.
 	deferred []deferred
 }
+
+func (k *orderKey[M]) setIndex(i int32) { k.index = i }
 
 type keyID[M any] struct {
 	tenant *tenant[M]
@@ -22,8 +30,9 @@ type keyID[M any] struct {
 }
 
 type deferred struct {
-	order int64
-	until int64 // when it is to come back, on the gate's clock
+	order   int64
+	arrival int64 // of the delivery that was deferred
+	until   int64 // when it is to come back, on the gate's clock
 }
 
 // block puts e behind the messages of its key that are older.
@@ -37,25 +46,12 @@ func (k *orderKey[M]) block(e *entry[M]) {
 }
 
 // latch remembers that a message was deferred.
-func (k *orderKey[M]) latch(order, until int64) {
+func (k *orderKey[M]) latch(d deferred) {
 	i := len(k.deferred)
-	for i > 0 && k.deferred[i-1].order > order {
+	for i > 0 && k.deferred[i-1].order > d.order {
 		i--
 	}
-	k.deferred = append(k.deferred, deferred{})
-	copy(k.deferred[i+1:], k.deferred[i:])
-	k.deferred[i] = deferred{order, until}
-}
-
-// unlatch forgets the message with that order and reports whether it was known.
-func (k *orderKey[M]) unlatch(order int64) bool {
-	for i, d := range k.deferred {
-		if d.order == order {
-			k.deferred = append(k.deferred[:i], k.deferred[i+1:]...)
-			return true
-		}
-	}
-	return false
+	k.deferred = slices.Insert(k.deferred, i, d)
 }
 
 // mustFollow reports whether an older message of the key was deferred.
@@ -92,39 +88,47 @@ func (r *run[M]) key(a *arrival[M], t *tenant[M]) *orderKey[M] {
 // dropKey forgets k if nothing depends on it.
 func (r *run[M]) dropKey(k *orderKey[M]) {
 	if k.refs == 0 && len(k.deferred) == 0 {
+		r.expect(k)
 		delete(r.keys, k.id)
 	}
 }
 
-// maxLatched is how many deferred messages are remembered at most, for the
-// order of their keys, as a multiple of the window. A deferred message that is
-// not remembered can be overtaken.
-const maxLatched = 16
+// maxLatched is how many deferred messages are remembered for the order of
+// their keys. A message that is deferred beyond that can be overtaken.
+func (r *run[M]) maxLatched() int { return max(4096, 16*r.cfg.Window) }
 
 // latch remembers that e was deferred, if it has an order key.
 func (r *run[M]) latch(e *entry[M], until, now int64) {
 	if e.key == nil {
 		return
 	}
-	if r.latched >= maxLatched*r.cfg.Window {
+	if r.latched >= r.maxLatched() {
 		if now-r.forgotten < int64(time.Second) {
 			return
 		}
 		r.forgotten = now
-		if r.forgetLate(now); r.latched >= maxLatched*r.cfg.Window {
+		if r.forgetLate(now); r.latched >= r.maxLatched() {
 			return
 		}
 	}
-	e.key.latch(e.order, until)
+	e.key.latch(deferred{order: e.order, arrival: e.arrival, until: until})
 	r.latched++
 	e.tenant.latched++
 }
 
-// unlatch is called when e has come back, or will not.
-func (r *run[M]) unlatch(e *entry[M]) {
-	if e.key != nil && e.key.unlatch(e.order) {
-		r.latched--
-		e.tenant.latched--
+// unlatch forgets those deferred messages of k that it is told of.
+func (r *run[M]) unlatch(k *orderKey[M], which func(deferred) bool) {
+	before := len(k.deferred)
+	k.deferred = slices.DeleteFunc(k.deferred, which)
+	gone := before - len(k.deferred)
+	r.latched -= gone
+	k.id.tenant.latched -= gone
+}
+
+// notDeferred is called when e could not be deferred after all.
+func (r *run[M]) notDeferred(e *entry[M]) {
+	if e.key != nil {
+		r.unlatch(e.key, func(d deferred) bool { return d.arrival == e.arrival })
 	}
 }
 
@@ -135,60 +139,94 @@ func (r *run[M]) returned(e *entry[M], now int64) {
 	if len(k.deferred) == 0 {
 		return
 	}
-	known := len(k.deferred)
-	r.unlatch(e)
-	if known == len(k.deferred) && e.deferrals+e.attempts > 0 && !e.numbered {
+	if !e.ordered && e.deferrals+e.attempts > 0 {
 		// The source cannot tell which it is: they come back in order, then.
 		e.order = k.deferred[0].order
-		r.unlatch(e)
 	}
+	r.unlatch(k, func(d deferred) bool { return d.order == e.order })
 }
 
 // forget drops those deferred messages of k that are long overdue: someone else
 // got them.
 func (r *run[M]) forget(k *orderKey[M], now int64) {
-	kept := k.deferred[:0]
-	for _, d := range k.deferred {
-		if now-d.until <= int64(latchGrace) {
-			kept = append(kept, d)
-		}
-	}
-	gone := len(k.deferred) - len(kept)
-	k.deferred = kept
-	r.latched -= gone
-	k.id.tenant.latched -= gone
+	r.unlatch(k, func(d deferred) bool { return now-d.until > int64(latchGrace) })
 }
 
 // forgetLate is forget for all keys.
 func (r *run[M]) forgetLate(now int64) {
 	for _, k := range r.keys {
 		r.forget(k, now)
+		r.promote(k, now)
 		r.dropKey(k)
 		r.rest(k.id.tenant)
 	}
 }
 
-// promote makes the next message of k its head, when the last one has left.
+// stays reports whether the nth blocked message of k, of that order, may wait
+// here: it must follow none that is deferred, or only such as are due back
+// within the time that messages that come back may have to wait. Those that
+// wait for another to come back must leave it room to do so.
+func (r *run[M]) stays(k *orderKey[M], order int64, nth int, now int64) bool {
+	return !k.mustFollow(order) ||
+		k.lastBefore(order)-now <= int64(max(0, r.cfg.Policy.MaxWait))/2 &&
+			r.awaiting-k.awaiting+nth <= r.cfg.Window/4
+}
+
+// promote makes the next message of k its head, if it has none.
 func (r *run[M]) promote(k *orderKey[M], now int64) {
-	k.head = nil
 	r.follow(k, now)
-	if e := k.blocked.pop(); e != nil {
+	if e := k.blocked.first; e != nil && k.head == nil && !k.mustFollow(e.order) {
+		k.blocked.remove(e)
 		k.head = e
 		e.tenant.enqueue(e)
 		r.sched.arrange(e.tenant, now)
 	}
+	r.expect(k)
 }
 
-// follow denies those messages of k, if any, that an older one is deferred
-// before.
+// follow denies those blocked messages of k that must follow one that is not
+// back soon: if any, the last one is among them.
 func (r *run[M]) follow(k *orderKey[M], now int64) {
-	if k == nil {
+	if last := k.blocked.last; last == nil || r.stays(k, last.order, k.blocked.n, now) {
 		return
 	}
-	for e := k.blocked.first; e != nil && k.mustFollow(e.order); e = k.blocked.first {
-		k.blocked.remove(e)
-		r.unpark(e)
-		r.deny(e, ReasonOrder, now, now)
+	nth := 0
+	for e := k.blocked.first; e != nil; {
+		newer := e.next
+		if nth++; !r.stays(k, e.order, nth, now) {
+			k.blocked.remove(e)
+			r.unpark(e)
+			r.deny(e, ReasonOrder, now, now)
+		}
+		e = newer
+	}
+}
+
+// expect keeps k among the keys that have messages blocked by nothing but one
+// that is to come back: should it not, they are let go.
+func (r *run[M]) expect(k *orderKey[M]) {
+	waits := k.head == nil && k.blocked.first != nil && k.mustFollow(k.blocked.first.order)
+	r.awaiting -= k.awaiting
+	k.awaiting = 0
+	if !waits {
+		if k.expects {
+			k.expects = false
+			r.expecting.remove(k.index)
+		}
+		return
+	}
+	k.awaiting = k.blocked.n
+	r.awaiting += k.awaiting
+	until := k.deferred[0].until
+	for _, d := range k.deferred {
+		until = min(until, d.until)
+	}
+	until += int64(latchGrace) + 1
+	if !k.expects {
+		k.expects = true
+		r.expecting.push(k, until)
+	} else if r.expecting.slots[k.index].key != until {
+		r.expecting.fix(k.index, until)
 	}
 }
 

@@ -37,10 +37,16 @@ type run[M any] struct {
 	keys      map[keyID[M]]*orderKey[M]
 	latched   int   // messages in the deferred lists of keys
 	forgotten int64 // when forgetLate was called
+	awaiting  int   // messages blocked by nothing but a deferred one
 	idlers    idlers[M]
-	nextOrder int64
-	free      *entry[M] // entries to use again, linked by next
-	nfree     int
+	arrivals  int64
+
+	// firstOrder grows from run to run, so that the order that messages are
+	// given continues that of messages that an earlier run deferred.
+	firstOrder int64
+
+	free  *entry[M] // entries to use again, linked by next
+	nfree int
 
 	held, waiting int
 	totals        Stats // what is counted for good
@@ -48,10 +54,11 @@ type run[M any] struct {
 	recent             *tenant[M] // whose message came last,
 	recentAt, othersAt int64      // when, and when the last of another tenant came
 
-	delayed heap[*entry[M]] // waiting for their next attempt, or to be settled again
-	timer   *time.Timer
-	armed   int64 // when timer fires, unset: it does not
-	firing  sync.WaitGroup
+	delayed   heap[*entry[M]]    // waiting for their next attempt, or to be settled again
+	expecting heap[*orderKey[M]] // waiting for a deferred message to come back
+	timer     *time.Timer
+	armed     int64 // when timer fires, unset: it does not
+	firing    sync.WaitGroup
 
 	blocked intakeQueue[M] // Deliver calls that wait for room
 	rooms   []*roomWaiter
@@ -79,16 +86,14 @@ type run[M any] struct {
 func newRun[M any](cfg *Config[M]) *run[M] {
 	now := time.Now()
 	r := &run[M]{
-		cfg:     cfg,
-		base:    now,
-		tenants: make(map[string]*tenant[M]),
-		keys:    make(map[keyID[M]]*orderKey[M]),
-		watches: make(map[<-chan struct{}]*watch[M]),
-		// Orders grow from run to run, so that they can be compared with those
-		// of messages that an earlier run deferred.
-		nextOrder: now.UnixNano(),
-		armed:     unset,
-		empty:     make(chan struct{}),
+		cfg:        cfg,
+		base:       now,
+		tenants:    make(map[string]*tenant[M]),
+		keys:       make(map[keyID[M]]*orderKey[M]),
+		watches:    make(map[<-chan struct{}]*watch[M]),
+		firstOrder: now.UnixNano(),
+		armed:      unset,
+		empty:      make(chan struct{}),
 	}
 	r.local, _ = cfg.Limiter.(*flux.Limiter[string])
 	r.sched.cap = cfg.TenantWorkers
@@ -171,6 +176,14 @@ func (r *run[M]) leave(e *entry[M]) {
 // advance lets all happen that is due at now.
 func (r *run[M]) advance(now int64) {
 	r.sched.wake(now)
+	for r.expecting.len() > 0 {
+		k, at := r.expecting.top()
+		if at > now {
+			break
+		}
+		r.forget(k, now)
+		r.promote(k, now)
+	}
 	for r.delayed.len() > 0 {
 		e, at := r.delayed.top()
 		if at > now {
@@ -196,9 +209,10 @@ func (r *run[M]) arm(now int64) {
 		_, next = r.sched.waiting.top()
 	}
 	if r.delayed.len() > 0 {
-		if _, at := r.delayed.top(); next == unset || at < next {
-			next = at
-		}
+		next = earlier(next, r.delayed.slots[0].key)
+	}
+	if r.expecting.len() > 0 {
+		next = earlier(next, r.expecting.slots[0].key)
 	}
 	if next == unset || r.finished || r.armed != unset && r.armed <= next {
 		return
@@ -211,6 +225,14 @@ func (r *run[M]) arm(now int64) {
 	} else if !r.timer.Reset(wait) {
 		r.firing.Add(1)
 	}
+}
+
+// earlier returns the earlier of two times, of which the first may be unset.
+func earlier(a, b int64) int64 {
+	if a == unset {
+		return b
+	}
+	return min(a, b)
 }
 
 func (r *run[M]) fire() {

@@ -103,7 +103,7 @@ func (r *run[M]) settled(e *entry[M], err error, now int64) {
 		}
 		r.finish(e, now)
 	case errors.Is(err, ErrRevoked):
-		r.unlatch(e)
+		r.notDeferred(e)
 		r.totals.Revoked++
 		r.finish(e, now)
 	default:
@@ -133,7 +133,7 @@ func (r *run[M]) settleFailed(e *entry[M], now int64) {
 // giveUp lets go of e, whose fate was decided, unsettled.
 func (r *run[M]) giveUp(e *entry[M]) {
 	if e.fate != nil && e.fate.outcome == Defer {
-		r.unlatch(e)
+		r.notDeferred(e)
 	}
 	r.leave(e)
 }

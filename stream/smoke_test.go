@@ -18,10 +18,11 @@ func TestSmoke(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b := streamtest.NewBroker(streamtest.Config{Finite: true})
+		b := streamtest.NewBroker(streamtest.Config{})
 		for i := range 1000 {
 			b.Publish(streamtest.Message{Tenant: string(rune('a' + i%3))})
 		}
+		b.Close()
 		g, err := stream.New(stream.Config[*streamtest.Message]{
 			Limiter: lim, Tenant: func(m *streamtest.Message) string { return m.Tenant },
 		})

@@ -85,8 +85,13 @@ type Meta struct {
 	// not know what became of it.
 	Redelivered bool
 
-	// Order is the Order of the [Deferral] that the message comes back from,
-	// and 0 if it is none or the source cannot tell.
+	// Order is the message's place among those of its order key: of two of
+	// them, that with the lower Order is to be processed first. It stays the same
+	// through redeliveries and deferrals, as the position in the log that the
+	// message was first read from does. A source without positions gives 0 for a
+	// new message, which is then numbered as it arrives, and [Deferral.Order]
+	// for one that comes back. If it cannot keep that either, a message that
+	// comes back is taken for the first of its key that is expected.
 	Order int64
 
 	// Bytes is the size that the message counts in the window.
@@ -100,12 +105,7 @@ type Deferral struct {
 	Tenant    string
 	Attempts  int
 	Deferrals int
-
-	// Order says where the message stands among those of its tenant. It is to
-	// be kept with the message and handed back in [Meta.Order], so that the gate
-	// knows it again: messages of its order key that arrived after it must not
-	// overtake it.
-	Order int64
+	Order     int64 // the message's [Meta.Order] from now on
 }
 
 // Letter says why a message became a dead letter.

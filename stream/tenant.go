@@ -58,7 +58,7 @@ func (t *tenant[M]) setIndex(i int32) { t.index = i }
 func (t *tenant[M]) head() *entry[M] {
 	first := t.queue.first
 	if t.early.len() > 0 {
-		if e, order := t.early.top(); first == nil || order < first.order {
+		if e, arrival := t.early.top(); first == nil || arrival < first.arrival {
 			return e
 		}
 	}
@@ -67,9 +67,9 @@ func (t *tenant[M]) head() *entry[M] {
 
 // enqueue makes e wait for its turn.
 func (t *tenant[M]) enqueue(e *entry[M]) {
-	if last := t.queue.last; last != nil && e.order < last.order {
+	if last := t.queue.last; last != nil && e.arrival < last.arrival {
 		e.state = stateEarly
-		t.early.push(e, e.order)
+		t.early.push(e, e.arrival)
 		return
 	}
 	e.state = stateQueued

@@ -13,12 +13,10 @@ func (r *run[M]) entry(a *arrival[M], t *tenant[M], now int64) *entry[M] {
 	e.delivery, e.tenant, e.cost = a.delivery, t, a.cost
 	e.attempts, e.deferrals = int32(a.meta.Attempts), int32(a.meta.Deferrals)
 	e.published, e.delivered, e.denied = unixNano(a.meta.Time), now, unset
-	// A number that is still to come is none of ours.
-	if e.numbered = a.meta.Order > 0 && a.meta.Order < r.nextOrder; e.numbered {
-		e.order = a.meta.Order
-	} else {
-		e.order = r.nextOrder
-		r.nextOrder++
+	r.arrivals++
+	e.arrival, e.order, e.ordered = r.arrivals, a.meta.Order, a.meta.Order != 0
+	if !e.ordered {
+		e.order = r.firstOrder + r.arrivals
 	}
 	e.key = r.key(a, t)
 	if a.revoked != nil {
@@ -40,8 +38,9 @@ func (r *run[M]) complete(e *entry[M], now int64) {
 	if k != nil {
 		k.refs--
 		if k.head == e {
-			r.promote(k, now)
+			k.head = nil
 		}
+		r.promote(k, now)
 		r.dropKey(k)
 	}
 	if e.watch != nil {
@@ -69,6 +68,7 @@ func (r *run[M]) withdraw(e *entry[M], now int64) {
 	case stateBlocked:
 		e.key.blocked.remove(e)
 		r.unpark(e)
+		r.expect(e.key)
 	case stateBackoff:
 		r.delayed.remove(e.index)
 		t.waiting--

@@ -248,7 +248,9 @@ func (r *run[M]) handIn(w *worker[M], now int64) {
 			until = max(until, e.key.lastBefore(e.order)+1)
 		}
 		r.hold(e, w.fate, until, due, now)
-		r.follow(e.key, now)
+		if e.key != nil {
+			r.follow(e.key, now)
+		}
 	case verdictSettle:
 		e.fate = w.fate
 		if w.fate.outcome == Process {

@@ -7,9 +7,10 @@
 package streamtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"sort"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,16 +42,26 @@ type Config struct {
 	// Defaults to none.
 	Fault func(op Kind, m *Message, try int) error
 
-	// Finite makes the source's Run return once all that was published has been
-	// settled for good.
-	Finite bool
+	// Tail makes deferred messages come back behind everything that waits by
+	// then, as a copy that is appended to a log does, instead of before it.
+	Tail bool
 
-	// Forgetful makes deferred messages come back without their Order.
-	Forgetful bool
+	// Order says what Meta.Order is.
+	// Defaults to Position.
+	Order Order
 
 	// Eager makes the source deliver without asking for room first.
 	Eager bool
 }
+
+// Order says what a [Broker] tells of the order of its messages.
+type Order uint8
+
+const (
+	Position Order = iota // the position in the log
+	Kept                  // what it was given with a deferral
+	Unknown               // nothing
+)
 
 // Broker is a broker in memory: messages wait in partitions, are delivered, and
 // are settled, redelivered, deferred or dead-lettered. Its methods may be called
@@ -63,35 +74,38 @@ type Broker struct {
 	mu         sync.Mutex
 	history    []Event
 	published  int64
+	position   int64
 	partitions []*partition
 	unsettled  int           // messages without a final fate
-	done       chan struct{} // closed once unsettled is 0, with Finite
+	closed     bool          // nothing more will be published
+	done       chan struct{} // closed once closed and unsettled is 0
 }
 
-// partition is a log of messages to be delivered, in order of due and then of
-// position.
+// partition is a log of messages to be delivered.
 type partition struct {
-	waiting []*record
-	wake    chan struct{} // closed and replaced when waiting or the owner changes
-	owner   *epoch
+	waiting  []*record     // in order of position
+	deferred []*record     // in order of due
+	wake     chan struct{} // closed and replaced when these or the owner change
+	owner    *epoch
 }
 
 // epoch is the ownership of a partition by a consumer.
 type epoch struct {
 	revoked chan struct{}
 	ended   bool
-	held    int           // delivered, and not settled or released
-	free    chan struct{} // closed once ended and held is 0
+	held    map[*delivery]bool // not settled or released
+	free    chan struct{}      // closed once ended and nothing is held
 }
 
 // record is a message and what the broker knows of it.
 type record struct {
 	message   *Message
+	position  int64
+	order     int64
 	published time.Time
 	due       time.Time // when it may be delivered, if it was deferred
 	attempts  int
 	deferrals int
-	order     int64
 	delivered int // how often
 	tries     map[Kind]int
 	final     bool
@@ -106,8 +120,7 @@ func NewBroker(cfg Config) *Broker {
 	return b
 }
 
-// Publish appends messages to their partitions. Everything of a finite broker
-// must be published before it is run.
+// Publish appends messages to their partitions.
 func (b *Broker) Publish(messages ...Message) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -115,7 +128,7 @@ func (b *Broker) Publish(messages ...Message) {
 		b.published++
 		m.ID = b.published
 		m.Cost = max(1, m.Cost)
-		r := &record{message: &m, published: time.Now(), tries: make(map[Kind]int)}
+		r := &record{message: &m, position: b.next(), published: time.Now(), tries: make(map[Kind]int)}
 		p := b.partitions[m.Partition]
 		p.waiting = append(p.waiting, r)
 		p.notify()
@@ -124,8 +137,35 @@ func (b *Broker) Publish(messages ...Message) {
 	}
 }
 
+// next returns the next position of a log.
+func (b *Broker) next() int64 {
+	b.position++
+	return b.position
+}
+
+// Close says that nothing more will be published: Run returns once all that was
+// has been settled for good.
+func (b *Broker) Close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	b.settleLast()
+}
+
+// settleLast closes done if everything is settled.
+func (b *Broker) settleLast() {
+	if b.closed && b.unsettled == 0 {
+		select {
+		case <-b.done:
+		default:
+			close(b.done)
+		}
+	}
+}
+
 // Revoke takes a partition away from whoever owns it, as a rebalance does, and
-// gives it back at once. What was not settled is delivered again.
+// gives it back at once. What was not settled is delivered again, whether or
+// not the gate has let go of it.
 func (b *Broker) Revoke(partition int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -133,20 +173,35 @@ func (b *Broker) Revoke(partition int) {
 	if p.owner == nil || p.owner.ended {
 		return
 	}
+	b.record(Event{Kind: Revoked, Partition: partition})
+	old := p.owner
 	p.end()
+	for d := range old.held {
+		d.lost = true
+		p.back(d.record)
+	}
 	p.owner = newEpoch()
 	p.notify()
-	b.record(Event{Kind: Revoked, Partition: partition})
 }
 
-func newEpoch() *epoch { return &epoch{revoked: make(chan struct{}), free: make(chan struct{})} }
+func newEpoch() *epoch {
+	return &epoch{revoked: make(chan struct{}), free: make(chan struct{}), held: make(map[*delivery]bool)}
+}
+
+// let takes d, which the gate is done with, from what e holds.
+func (e *epoch) let(d *delivery) {
+	delete(e.held, d)
+	if e.ended && len(e.held) == 0 {
+		close(e.free)
+	}
+}
 
 // end ends the ownership of p.
 func (p *partition) end() {
 	if e := p.owner; e != nil && !e.ended {
 		e.ended = true
 		close(e.revoked)
-		if e.held == 0 {
+		if len(e.held) == 0 {
 			close(e.free)
 		}
 	}
@@ -190,18 +245,16 @@ func (b *Broker) consume(ctx context.Context, in stream.Intake[*Message], i int)
 				return ignore(err)
 			}
 		}
-		r, e := b.take(ctx, p)
-		if r == nil {
+		d := b.take(ctx, p)
+		if d == nil {
 			b.retire(p, &epochs)
 			return nil
 		}
-		if len(epochs) == 0 || epochs[len(epochs)-1] != e {
-			epochs = append(epochs, e)
+		if len(epochs) == 0 || epochs[len(epochs)-1] != d.epoch {
+			epochs = append(epochs, d.epoch)
 		}
-		if err := in.Deliver(ctx, &delivery{broker: b, record: r, epoch: e, partition: p}); err != nil {
-			b.mu.Lock()
-			b.back(p, r, e)
-			b.mu.Unlock()
+		if err := in.Deliver(ctx, d); err != nil {
+			d.Release()
 			b.retire(p, &epochs)
 			return ignore(err)
 		}
@@ -228,29 +281,39 @@ func (b *Broker) retire(p *partition, epochs *[]*epoch) {
 		*epochs = append(*epochs, e)
 	}
 	e.ended = true
-	if e.held == 0 {
+	if len(e.held) == 0 {
 		close(e.free)
 	}
 }
 
 // take waits for the next message of p that is due. It returns nil when ctx has
 // ended, or everything has been settled.
-func (b *Broker) take(ctx context.Context, p *partition) (*record, *epoch) {
+func (b *Broker) take(ctx context.Context, p *partition) *delivery {
 	for {
 		b.mu.Lock()
 		wake, wait := p.wake, time.Duration(-1)
-		if n := len(p.waiting); n > 0 {
-			r := p.waiting[0]
+		for len(p.deferred) > 0 && wait <= 0 {
+			r := p.deferred[0]
 			if wait = time.Until(r.due); wait <= 0 {
-				p.waiting = p.waiting[1:]
-				r.delivered++
-				p.owner.held++
-				e := p.owner
-				b.record(Event{Kind: Delivered, Message: r.message, Count: r.delivered})
-				b.mu.Unlock()
-				return r, e
+				p.deferred = p.deferred[1:]
+				r.due = time.Time{}
+				if b.cfg.Tail {
+					r.position = b.next()
+				}
+				p.back(r)
 			}
 		}
+		if len(p.waiting) > 0 {
+			r := p.waiting[0]
+			p.waiting = p.waiting[1:]
+			r.delivered++
+			d := &delivery{broker: b, record: r, epoch: p.owner, partition: p}
+			d.epoch.held[d] = true
+			b.record(Event{Kind: Delivered, Message: r.message, Count: r.delivered})
+			b.mu.Unlock()
+			return d
+		}
+		wake = p.wake
 		b.mu.Unlock()
 
 		var due <-chan time.Time
@@ -259,15 +322,11 @@ func (b *Broker) take(ctx context.Context, p *partition) (*record, *epoch) {
 			timer = time.NewTimer(wait)
 			due = timer.C
 		}
-		var done <-chan struct{}
-		if b.cfg.Finite {
-			done = b.done
-		}
 		select {
 		case <-ctx.Done():
-			return nil, nil
-		case <-done:
-			return nil, nil
+			return nil
+		case <-b.done:
+			return nil
 		case <-due:
 		case <-wake:
 		}
@@ -277,38 +336,35 @@ func (b *Broker) take(ctx context.Context, p *partition) (*record, *epoch) {
 	}
 }
 
-// back puts r, which e held, back to be delivered.
-func (b *Broker) back(p *partition, r *record, e *epoch) {
-	e.held--
-	if e.ended && e.held == 0 {
-		close(e.free)
+// back puts r back to be delivered.
+func (p *partition) back(r *record) {
+	log := &p.waiting
+	if !r.due.IsZero() {
+		log = &p.deferred
 	}
-	if r.final {
-		return
-	}
-	i := sort.Search(len(p.waiting), func(i int) bool { return r.before(p.waiting[i]) })
-	p.waiting = append(p.waiting, nil)
-	copy(p.waiting[i+1:], p.waiting[i:])
-	p.waiting[i] = r
+	i, _ := slices.BinarySearchFunc(*log, r, func(a, b *record) int {
+		return cmp.Or(a.due.Compare(b.due), cmp.Compare(a.position, b.position))
+	})
+	*log = slices.Insert(*log, i, r)
 	p.notify()
 }
 
-func (r *record) before(o *record) bool {
-	if !r.due.Equal(o.due) {
-		return r.due.Before(o.due)
-	}
-	return r.message.ID < o.message.ID
-}
+// Partitions returns how many partitions there are.
+func (b *Broker) Partitions() int { return len(b.partitions) }
 
 // Waiting returns how many messages wait in the broker, deferred ones included.
 func (b *Broker) Waiting() (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, p := range b.partitions {
-		n += len(p.waiting)
+		n += len(p.waiting) + len(p.deferred)
 	}
 	return n
 }
+
+// Done is closed once nothing more will be published and all that was has been
+// settled for good.
+func (b *Broker) Done() <-chan struct{} { return b.done }
 
 // Unsettled returns how many messages have not been acknowledged, dropped or
 // dead-lettered.

@@ -13,7 +13,8 @@ type delivery struct {
 	epoch     *epoch
 	partition *partition
 
-	over bool // settled, released or lost; guarded by the broker's mutex
+	over bool // settled or released, or known to be lost; guarded by the broker's mutex
+	lost bool // revoked before it was settled
 }
 
 func (d *delivery) Message() *Message        { return d.record.message }
@@ -25,10 +26,13 @@ func (d *delivery) Meta() stream.Meta {
 	r := d.record
 	m := stream.Meta{
 		Time: r.published, Attempts: r.attempts, Deferrals: r.deferrals,
-		Order: r.order, Redelivered: r.delivered > 1, Bytes: 100,
+		Redelivered: r.delivered > 1, Bytes: 100,
 	}
-	if d.broker.cfg.Forgetful {
-		m.Order = 0
+	switch d.broker.cfg.Order {
+	case Position:
+		m.Order = r.message.ID
+	case Kept:
+		m.Order = r.order
 	}
 	return m
 }
@@ -69,14 +73,6 @@ func (d *delivery) settle(ctx context.Context, event Event, effect func(*record)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	event.Message = r.message
-	select {
-	case <-d.epoch.revoked:
-		if !d.over {
-			d.lost()
-		}
-		return stream.ErrRevoked
-	default:
-	}
 	if d.over {
 		// The gate must not do this: the oracle finds it.
 		event.Kind = SettledAgain
@@ -84,15 +80,18 @@ func (d *delivery) settle(ctx context.Context, event Event, effect func(*record)
 		return nil
 	}
 	d.over = true
+	d.epoch.let(d)
+	if d.lost {
+		return stream.ErrRevoked
+	}
 	effect(r)
 	b.record(event)
 	if r.final {
 		b.unsettled--
-		if b.unsettled == 0 && b.cfg.Finite {
-			close(b.done)
-		}
+		b.settleLast()
+		return nil
 	}
-	b.back(d.partition, r, d.epoch)
+	d.partition.back(r)
 	return nil
 }
 
@@ -105,14 +104,12 @@ func (d *delivery) Release() {
 		b.record(Event{Kind: SettledAgain, Message: d.record.message})
 		return
 	}
-	d.lost()
-}
-
-// lost puts the message of d back unsettled.
-func (d *delivery) lost() {
 	d.over = true
-	d.broker.record(Event{Kind: Released, Message: d.record.message})
-	d.broker.back(d.partition, d.record, d.epoch)
+	d.epoch.let(d)
+	b.record(Event{Kind: Released, Message: d.record.message})
+	if !d.lost {
+		d.partition.back(d.record)
+	}
 }
 
 var _ stream.Delivery[*Message] = (*delivery)(nil)

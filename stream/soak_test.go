@@ -1,0 +1,271 @@
+package stream_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fluxlimiter/flux"
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
+	"github.com/fluxlimiter/flux/stream/streamtest"
+)
+
+var (
+	soakSeeds    = flag.Int("soak.seeds", 60, "how many seeds the soak runs")
+	soakFirst    = flag.Uint64("soak.first", 1, "first seed of the soak")
+	soakMessages = flag.Int("soak.messages", 1000, "messages per seed")
+)
+
+// TestSoak runs gates of many shapes against brokers, handlers and limiters
+// that fail in many ways, and asks every oracle that applies.
+func TestSoak(t *testing.T) {
+	for seed := *soakFirst; seed < *soakFirst+uint64(*soakSeeds); seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { newSoak(t, seed).run(*soakMessages) })
+		})
+	}
+}
+
+// soak is one random scenario.
+type soak struct {
+	t      *testing.T
+	rng    *rand.Rand
+	cfg    stream.Config[*streamtest.Message]
+	limits map[string]gcra.Limit
+	names  []string
+	lim    *flux.Limiter[string]
+	broker *streamtest.Broker
+
+	keyed, revokes, restarts, faults, failing, remote bool
+
+	mu sync.Mutex // guards what follows
+	r  *rand.Rand // of what runs concurrently
+}
+
+func newSoak(t *testing.T, seed uint64) *soak {
+	s := &soak{
+		t: t, rng: rand.New(rand.NewPCG(seed, 1)), r: rand.New(rand.NewPCG(seed, 2)),
+		limits: make(map[string]gcra.Limit),
+	}
+	one := func(n int) bool { return s.rng.IntN(n) == 0 }
+	s.keyed, s.revokes, s.restarts = one(2), one(3), one(3)
+	s.faults, s.failing, s.remote = one(2), one(2), one(3)
+
+	kinds := []gcra.Limit{
+		gcra.Unlimited(), gcra.PerSecond(1000).WithBurst(100), gcra.PerSecond(20).WithBurst(20),
+		gcra.PerSecond(50).WithBurst(4), gcra.PerSecond(7).WithBurst(4), gcra.PerMinute(100).WithBurst(5),
+	}
+	for i := range 2 + s.rng.IntN(20) {
+		name := fmt.Sprintf("t%d", i)
+		s.names = append(s.names, name)
+		s.limits[name] = kinds[s.rng.IntN(len(kinds))]
+	}
+	lim, err := flux.New(flux.Config[string]{Limit: kinds[0], LimitFor: func(k string) gcra.Limit { return s.limits[k] }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.lim = lim
+
+	s.cfg = stream.Config[*streamtest.Message]{
+		Limiter: lim,
+		Tenant:  func(m *streamtest.Message) string { return m.Tenant },
+		Cost:    func(m *streamtest.Message) int64 { return m.Cost },
+		Window:  4 + s.rng.IntN(200),
+		Workers: 1 + s.rng.IntN(12),
+		Policy:  stream.Policy{MaxDeferrals: -1, MaxAttempts: -1},
+	}
+	s.cfg.TenantWorkers = 1 + s.rng.IntN(s.cfg.Workers)
+	if s.keyed {
+		s.cfg.OrderKey = func(m *streamtest.Message) string { return m.Key }
+	}
+	if one(2) {
+		s.cfg.Weight = func(tenant string) int64 { return int64(1 + len(tenant)%3) }
+	}
+	if one(3) {
+		s.cfg.Policy.MaxWait = time.Duration(s.rng.IntN(3000)-100) * time.Millisecond
+	}
+	if s.remote {
+		s.cfg.Limiter = &remoteChecker{lim: lim, soak: s}
+	}
+	order := streamtest.Position
+	if !s.revokes && one(2) {
+		order = streamtest.Kept
+	}
+	s.broker = streamtest.NewBroker(streamtest.Config{Partitions: 1 + s.rng.IntN(4), Fault: s.fault, Eager: one(2), Tail: !s.keyed && one(2), Order: order})
+	return s
+}
+
+// chance is true once in n times, for what runs concurrently.
+func (s *soak) chance(n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.r.IntN(n) == 0
+}
+
+func (s *soak) upTo(d time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Duration(s.r.Int64N(int64(d)))
+}
+
+func (s *soak) fault(op streamtest.Kind, m *streamtest.Message, try int) error {
+	if s.faults && s.chance(4) {
+		time.Sleep(s.upTo(200 * time.Millisecond))
+	}
+	if s.faults && s.chance(10) {
+		return errors.New("broker fault")
+	}
+	return nil
+}
+
+// handle works for a while, and fails in all ways if the scenario says so.
+func (s *soak) handle(ctx context.Context, m *streamtest.Message) error {
+	select {
+	case <-time.After(m.Work):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if !s.failing {
+		return nil
+	}
+	switch {
+	case s.chance(30):
+		return errors.New("failed")
+	case s.chance(100):
+		return stream.RetryLater(s.upTo(10*time.Second), errors.New("busy"))
+	case s.chance(150):
+		panic("handler panics")
+	case s.chance(200):
+		runtime.Goexit()
+	case s.chance(100):
+		return stream.Permanent(errors.New("broken"))
+	}
+	return nil
+}
+
+func (s *soak) publish(messages int) {
+	partitions := 4
+	for i := range messages {
+		tenant := s.names[min(s.rng.IntN(len(s.names)), s.rng.IntN(len(s.names)))]
+		m := streamtest.Message{
+			Tenant: tenant, Cost: 1 + s.rng.Int64N(4), Work: time.Duration(s.rng.IntN(20)) * time.Millisecond,
+		}
+		if s.keyed && s.rng.IntN(4) > 0 {
+			m.Key = fmt.Sprintf("k%d", s.rng.IntN(5))
+		}
+		if s.rng.IntN(100) == 0 {
+			m.Work *= 30
+		}
+		// A key stays in its partition, as with any partitioner.
+		m.Partition = (len(tenant) + len(m.Key)*int(tenant[len(tenant)-1])) % partitions % s.partitions()
+		s.broker.Publish(m)
+		if i%50 == 0 {
+			time.Sleep(time.Duration(s.rng.IntN(400)) * time.Millisecond)
+		}
+	}
+	s.broker.Close()
+}
+
+func (s *soak) partitions() int { return s.broker.Partitions() }
+
+func (s *soak) run(messages int) {
+	gate, err := stream.New(s.cfg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(s.t.Context())
+	var helpers sync.WaitGroup
+	helpers.Go(func() { s.publish(messages) })
+	if s.revokes {
+		helpers.Go(func() {
+			for ctx.Err() == nil {
+				time.Sleep(s.upTo(5 * time.Second))
+				s.broker.Revoke(int(s.upTo(time.Duration(s.partitions()))))
+			}
+		})
+	}
+	for runs := 0; !s.done(); runs++ {
+		runCtx, stop := context.WithCancel(ctx)
+		if s.restarts && runs < 10 {
+			time.AfterFunc(s.upTo(10*time.Second), stop)
+		}
+		if err := gate.Run(runCtx, s.broker, s.broker.Record(s.handle)); err != nil {
+			s.t.Errorf("run %d: %v", runs, err)
+		}
+		stop()
+		if err := streamtest.Left(gate.Stats()); err != nil {
+			s.t.Error(err)
+		}
+		if runs > 1000 {
+			s.t.Fatal("does not come to an end")
+		}
+	}
+	cancel()
+	helpers.Wait()
+	s.check(gate)
+}
+
+func (s *soak) done() bool {
+	select {
+	case <-s.broker.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *soak) check(gate *stream.Gate[*streamtest.Message]) {
+	h := s.broker.History()
+	checks := map[string]error{
+		"lost":          h.Lost(nil),
+		"settled twice": h.SettledOnce(),
+	}
+	if !s.remote {
+		checks["never early"] = h.NeverEarly()
+		checks["rate"] = h.Rate(func(tenant string) gcra.Limit { return s.limits[tenant] })
+	}
+	if !s.revokes && !s.restarts {
+		checks["processed twice"] = h.ProcessedOnce()
+	}
+	if s.keyed && !s.restarts {
+		checks["key order"] = h.KeyOrder()
+	}
+	for name, err := range checks {
+		if err != nil {
+			s.t.Errorf("%s: %v", name, err)
+		}
+	}
+	if s.t.Failed() {
+		s.t.Logf("keyed %v revokes %v restarts %v faults %v failing %v remote %v, window %d workers %d/%d MaxWait %v",
+			s.keyed, s.revokes, s.restarts, s.faults, s.failing, s.remote, s.cfg.Window, s.cfg.Workers, s.cfg.TenantWorkers, s.cfg.Policy.MaxWait)
+	}
+	if stats := gate.Stats(); stats.Processed+stats.DeadLettered != int64(h.Count(streamtest.Acked)+h.Count(streamtest.DeadLettered)) {
+		s.t.Errorf("stats %+v: %d acknowledged, %d dead-lettered", stats, h.Count(streamtest.Acked), h.Count(streamtest.DeadLettered))
+	}
+}
+
+// remoteChecker is a limiter that may block, and that fails.
+type remoteChecker struct {
+	lim  *flux.Limiter[string]
+	soak *soak
+}
+
+func (c *remoteChecker) Check(ctx context.Context, key string, n int64) (flux.Decision, error) {
+	select {
+	case <-time.After(c.soak.upTo(3 * time.Millisecond)):
+	case <-ctx.Done():
+		return flux.Decision{}, ctx.Err()
+	}
+	if c.soak.chance(50) {
+		return flux.Decision{}, errors.New("limiter fault")
+	}
+	return c.lim.Check(ctx, key, n)
+}
