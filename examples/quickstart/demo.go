@@ -34,13 +34,15 @@ func demo(ctx context.Context, o options, stdout, stderr io.Writer) (_ report, e
 		if o.json {
 			note = stderr
 		}
-		fmt.Fprintln(note, q.note())
+		if _, err := fmt.Fprintln(note, q.note()); err != nil {
+			return report{}, err
+		}
 	}
 
 	tenants := workload(o)
 	start := time.Now()
 	rec := newRecorder(tenants, start)
-	screen := newScreen(stdout, o.duration)
+	screen := newScreen(stdout, o)
 
 	ctx, cancel := context.WithTimeout(ctx, o.duration)
 	defer cancel()
@@ -59,8 +61,7 @@ func demo(ctx context.Context, o options, stdout, stderr io.Writer) (_ report, e
 	})
 	if !o.json {
 		group.Go(func() error {
-			screen.run(ctx, func() report { return newReport(o, rec.snapshot(), time.Since(start)) })
-			return nil
+			return screen.run(ctx, func() report { return newReport(o, rec.snapshot(), time.Since(start)) })
 		})
 	}
 	<-ctx.Done()

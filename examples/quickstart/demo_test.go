@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"runtime"
@@ -25,15 +26,14 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// bubble runs f in virtual time. The NATS client keeps timers in a pool of the
-// whole process, and a timer made in one bubble must not get into another, nor
-// out of it: two garbage collections empty a sync.Pool.
-func bubble(t *testing.T, f func(t *testing.T)) {
+// freshTimers prepares a test for virtual time. The NATS client keeps timers in
+// a pool of the whole process, and a timer made in one bubble must not get into
+// another, nor out of it: two garbage collections empty a sync.Pool.
+func freshTimers(t *testing.T) {
 	t.Helper()
 	emptyPools := func() { runtime.GC(); runtime.GC() }
 	emptyPools()
-	defer emptyPools()
-	synctest.Test(t, f)
+	t.Cleanup(emptyPools)
 }
 
 // shown is the report as a reader of -json sees it.
@@ -61,9 +61,10 @@ type tenantShown struct {
 // runVirtually runs the program, its server included, in virtual time.
 func runVirtually(t *testing.T, stopAfter time.Duration, args string) (stdout string) {
 	t.Helper()
+	freshTimers(t)
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		if stopAfter > 0 {
 			var cancel context.CancelFunc
@@ -163,8 +164,9 @@ func TestThrottling(t *testing.T) {
 func TestSeeds(t *testing.T) {
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			freshTimers(t)
 			t.Setenv("TMPDIR", t.TempDir())
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				o, err := parseFlags(strings.Fields("-duration 3s -tenants 5 -json"), nil)
 				if err != nil {
 					t.Fatal(err)
@@ -208,11 +210,32 @@ func TestInterrupted(t *testing.T) {
 func TestPlainOutput(t *testing.T) {
 	out := runVirtually(t, 0, "-duration 3s")
 	for _, part := range []string{
-		"\n  2.5s  noisy: ", "; others: ", "\ntenant", "\nnoisy ", "\ngold ", "\nquiet-6 ", "\n(none) ",
+		"\n  2.5s  noisy 69 of 2,5", "; others ", "\ntenant", "\nnoisy ", "\ngold ", "\nquiet-6 ", "\n(none) ",
 		"\nThe noisy tenant sent 3,0", "where its limit allows 80", "; meanwhile all ", "nothing was lost.\n", "\nNext: ",
 	} {
 		if !strings.Contains(out, part) {
 			t.Errorf("the output has no %q:\n%s", part, out)
 		}
+	}
+}
+
+// TestReaderGoesAway ends a run whose output nobody takes, in good order.
+func TestReaderGoesAway(t *testing.T) {
+	freshTimers(t)
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var errs bytes.Buffer
+		if code := run(t.Context(), nil, &brokenPipe{left: 2}, &errs); code != 1 {
+			t.Errorf("exit code %d", code)
+		}
+		wantOneLine(t, errs.String(), io.ErrClosedPipe.Error())
+		if lasted := time.Since(start); lasted > 3*time.Second {
+			t.Errorf("it went on for %v", lasted)
+		}
+	})
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("left in the temporary folder: %v, %v", left, err)
 	}
 }

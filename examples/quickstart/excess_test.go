@@ -40,7 +40,7 @@ func TestMaxRateExcess(t *testing.T) {
 func TestMaxRateExcessModel(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 7))
 	positive, zero := 0, 0
-	for round := range 3000 {
+	for round := range 1000 {
 		rate := 1 + rng.Int64N(200)
 		period := time.Duration(1 + rng.Int64N(int64(time.Second)))
 		limit := gcra.Per(rate, period).WithBurst(1 + rng.Int64N(5))

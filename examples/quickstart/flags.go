@@ -42,7 +42,7 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintf(help, "Shows flux throttling a NATS JetStream stream per tenant.\n\nUsage: quickstart [flags]\n\n")
+			_, _ = io.WriteString(help, "Shows flux throttling a NATS JetStream stream per tenant.\n\nUsage: quickstart [flags]\n\n")
 			fs.SetOutput(help)
 			fs.PrintDefaults()
 		}

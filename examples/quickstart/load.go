@@ -101,14 +101,11 @@ func send(ctx context.Context, tenants []tenant, seed uint64, start time.Time, p
 // open publishes the openings of all tenants, in turn: the same way on every
 // run, as they compete for the workers.
 func open(ctx context.Context, tenants []tenant, publish func(tenant string) error) error {
-	for round, more := int64(0), true; more; round++ {
+	for round, more := int64(0), true; more && ctx.Err() == nil; round++ {
 		more = false
 		for _, t := range tenants {
 			if round >= t.opening {
 				continue
-			}
-			if ctx.Err() != nil {
-				return nil
 			}
 			if err := publish(t.name); err != nil {
 				return err

@@ -53,7 +53,8 @@ func throttle(ctx context.Context, source *fluxnats.Source, limit gcra.Limit, ho
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for the drain
+	context.AfterFunc(ctx, stop)   // a second Ctrl-C does not wait for the drain
+	signal.Ignore(syscall.SIGPIPE) // a reader that goes away is an error, and what was made is removed
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -81,5 +82,5 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // complain writes an error, even one that joins several, as one line.
 func complain(stderr io.Writer, err error) {
-	fmt.Fprintln(stderr, "quickstart:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	_, _ = fmt.Fprintln(stderr, "quickstart:", strings.ReplaceAll(err.Error(), "\n", "; "))
 }

@@ -86,8 +86,18 @@ func (q *queue) note() string {
 	return fmt.Sprintf("Created %s at %s; deleted again at the end.", strings.Join(made, ", "), q.where)
 }
 
-// refuseUsed returns an error if the queue is not as good as new.
+// refuseUsed returns an error if the queue is not as good as new. It looks for
+// another run first: what that has in the streams must not be removed.
 func (q *queue) refuseUsed(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	consumer, err := q.js.Consumer(ctx, streamName, consumerName)
+	if err != nil {
+		return fmt.Errorf("looking at consumer %s of stream %s: %w", consumerName, streamName, err)
+	}
+	if info := consumer.CachedInfo(); info.NumWaiting > 0 || info.NumAckPending > 0 {
+		return fmt.Errorf("consumer %s of stream %s is in use: is another quickstart running?", consumerName, streamName)
+	}
 	left, dead, err := q.count(ctx)
 	if err != nil {
 		return err
@@ -97,15 +107,8 @@ func (q *queue) refuseUsed(ctx context.Context) error {
 		n    int64
 	}{{streamName, left}, {deadName, dead}} {
 		if s.n > 0 {
-			return fmt.Errorf("stream %s holds %s of an earlier run: remove it with nats stream rm %s", s.name, messages(s.n), s.name)
+			return fmt.Errorf("stream %s holds %s, maybe of an earlier run: remove them with nats stream purge %s", s.name, messages(s.n), s.name)
 		}
-	}
-	consumer, err := q.js.Consumer(ctx, streamName, consumerName)
-	if err != nil {
-		return fmt.Errorf("looking at consumer %s of stream %s: %w", consumerName, streamName, err)
-	}
-	if consumer.CachedInfo().NumWaiting > 0 {
-		return fmt.Errorf("consumer %s of stream %s is in use: another quickstart is running", consumerName, streamName)
 	}
 	return nil
 }
@@ -167,7 +170,7 @@ func (q *queue) count(ctx context.Context) (left, dead int64, err error) {
 // acknowledgements a moment after they arrive, so the first look may be too
 // early: a message that is lost, or handled twice, stays so at the last one.
 func (q *queue) account(ctx context.Context, r *report) error {
-	for range 100 {
+	for range 50 {
 		left, dead, err := q.count(ctx)
 		if err != nil {
 			return err
@@ -197,17 +200,23 @@ func (q *queue) close(ctx context.Context) error {
 func (q *queue) deleteCreated(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	var errs []error
+	var left []string
+	var last error
+	attempt := func(what string, err error) {
+		if err != nil {
+			left, last = append(left, what), err
+		}
+	}
 	if q.created.Stream {
-		errs = append(errs, q.js.DeleteStream(ctx, streamName))
+		attempt("stream "+streamName, q.js.DeleteStream(ctx, streamName))
 	} else if q.created.Consumer {
-		errs = append(errs, q.js.DeleteConsumer(ctx, streamName, consumerName))
+		attempt("consumer "+consumerName, q.js.DeleteConsumer(ctx, streamName, consumerName))
 	}
 	if q.created.DeadLetters {
-		errs = append(errs, q.js.DeleteStream(ctx, deadName))
+		attempt("stream "+deadName, q.js.DeleteStream(ctx, deadName))
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("%s: deleting what was created: %w", q.where, err)
+	if last != nil {
+		return fmt.Errorf("left at %s: %s: cannot delete: %w", q.where, strings.Join(left, ", "), last)
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ type recorder struct {
 type tally struct {
 	name                                               string
 	published, processed, deferred, deadLetters, drops int64
+	expired                                            int64           // of the dead letters, those that would have become too old
 	grants                                             []time.Duration // when the limiter admitted each, since start
 	dwells                                             []time.Duration // from publication to the handler, each
 }
@@ -65,7 +66,7 @@ func (r *recorder) hooks() stream.Hooks {
 		Admitted: func(m stream.Info) {
 			r.update(m.Tenant, func(t *tally) { t.grants = append(t.grants, m.Granted.Sub(r.start)) })
 		},
-		Settled: func(m stream.Info, outcome stream.Outcome, _ stream.Reason) {
+		Settled: func(m stream.Info, outcome stream.Outcome, reason stream.Reason) {
 			r.update(m.Tenant, func(t *tally) {
 				switch outcome {
 				case stream.Process:
@@ -74,6 +75,9 @@ func (r *recorder) hooks() stream.Hooks {
 					t.deferred++
 				case stream.DeadLetter:
 					t.deadLetters++
+					if reason == stream.ReasonExpired {
+						t.expired++
+					}
 				case stream.Drop:
 					t.drops++
 				}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"math"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/fluxlimiter/flux/gcra"
@@ -33,17 +32,14 @@ type row struct {
 	Deferred      int64   `json:"deferred"`
 	DeadLettered  int64   `json:"dead_lettered"`
 	Dropped       int64   `json:"dropped"`
-	DwellP50      millis  `json:"dwell_p50_ms"`
-	DwellP99      millis  `json:"dwell_p99_ms"`
+	DwellP50      float64 `json:"dwell_p50_ms"`
+	DwellP99      float64 `json:"dwell_p99_ms"`
 	MaxRateExcess float64 `json:"max_rate_excess"`
+
+	expired int64 // of the dead letters, those that would have become too old
 }
 
-// millis is a duration that JSON shows in milliseconds.
-type millis time.Duration
-
-func (m millis) MarshalJSON() ([]byte, error) {
-	return strconv.AppendFloat(nil, float64(m)/1e6, 'f', -1, 64), nil
-}
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // newReport makes the report of a run that has lasted for duration. It sorts
 // what the tallies hold.
@@ -60,9 +56,10 @@ func newReport(o options, tallies []tally, duration time.Duration) report {
 			Waiting:      t.published - t.processed - t.deadLetters - t.drops,
 			Deferred:     t.deferred,
 			DeadLettered: t.deadLetters,
+			expired:      t.expired,
 			Dropped:      t.drops,
-			DwellP50:     millis(quantile(t.dwells, 0.50)),
-			DwellP99:     millis(quantile(t.dwells, 0.99)),
+			DwellP50:     milliseconds(quantile(t.dwells, 0.50)),
+			DwellP99:     milliseconds(quantile(t.dwells, 0.99)),
 		}
 		row.MaxRateExcess = maxRateExcess(t.grants, o.limit)
 		r.tenants = append(r.tenants, row)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"regexp"
 	"strings"
 	"testing"
@@ -36,7 +37,7 @@ func TestTableFits(t *testing.T) {
 			for i := range tenants {
 				r.tenants = append(r.tenants, row{
 					Name: fmt.Sprintf("quiet-%d", i), LimitPerS: 100_000, Published: count, Processed: count, Waiting: count,
-					Deferred: count, DeadLettered: count, DwellP50: millis(count), DwellP99: millis(count * 1000),
+					Deferred: count, DeadLettered: count, DwellP50: float64(count) / 1e6, DwellP99: float64(count) / 1e3,
 				})
 			}
 			for _, width := range []int{20, 79, 120} {
@@ -70,7 +71,7 @@ func TestBrief(t *testing.T) {
 		0: "–", time.Microsecond: "0.0ms", 1540 * time.Microsecond: "1.5ms", 9949 * time.Microsecond: "9.9ms", 9950 * time.Microsecond: "10ms",
 		999 * time.Millisecond: "999ms", 999600 * time.Microsecond: "1.0s", 5 * time.Second: "5.0s", 75 * time.Second: "75.0s", time.Hour: "3600s",
 	} {
-		if got := brief(d); got != want {
+		if got := brief(milliseconds(d)); got != want {
 			t.Errorf("brief(%v) = %q, want %q", d, got, want)
 		}
 	}
@@ -113,19 +114,22 @@ func TestClip(t *testing.T) {
 func TestPlainScreen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		s := newScreen(&out, 2*time.Second)
+		s := newScreen(&out, options{duration: 2 * time.Second})
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 1750*time.Millisecond)
 		defer cancel()
-		s.run(ctx, func() report {
+		err := s.run(ctx, func() report {
 			r := testReport()
 			r.duration = time.Since(start)
 			return r
 		})
+		if err != nil {
+			t.Fatal(err)
+		}
 		want := "" +
-			"  0.5s  noisy: 3 of 1,000 processed, 90 waiting, 900 dead-lettered; others: 2 of 2, p99 2.0ms\n" +
-			"  1.0s  noisy: 3 of 1,000 processed, 90 waiting, 900 dead-lettered; others: 2 of 2, p99 2.0ms\n" +
-			"  1.5s  noisy: 3 of 1,000 processed, 90 waiting, 900 dead-lettered; others: 2 of 2, p99 2.0ms\n"
+			"  0.5s  noisy 3 of 1,000, 90 waiting, 900 dead; others 2 of 2, p99 2.0ms\n" +
+			"  1.0s  noisy 3 of 1,000, 90 waiting, 900 dead; others 2 of 2, p99 2.0ms\n" +
+			"  1.5s  noisy 3 of 1,000, 90 waiting, 900 dead; others 2 of 2, p99 2.0ms\n"
 		if out.String() != want {
 			t.Errorf("got\n%swant\n%s", out.String(), want)
 		}
@@ -148,12 +152,13 @@ func TestPlainScreen(t *testing.T) {
 // stands there in the end.
 func TestTerminalScreen(t *testing.T) {
 	var out bytes.Buffer
-	s := newScreen(&out, 2*time.Second)
+	s := newScreen(&out, options{duration: 2 * time.Second})
 	s.ink.on = true
 	s.size = func() (int, int) { return 80, 24 }
 	for range 3 {
 		s.progress(testReport())
 	}
+	out.WriteString("^C") // echoed by the terminal
 	if err := s.final(testReport()); err != nil {
 		t.Fatal(err)
 	}
@@ -179,6 +184,8 @@ func play(out string) []string {
 	at := 0
 	for line := range strings.SplitSeq(strings.TrimSuffix(colours.ReplaceAllString(out, ""), "\n"), "\n") {
 		line = strings.TrimPrefix(line, "\x1b[J")
+		line = strings.TrimPrefix(line, "^C\r")
+		line = strings.TrimPrefix(line, "\r")
 		if rest, ok := strings.CutPrefix(line, "\x1b["); ok {
 			var up int
 			if _, err := fmt.Sscanf(rest, "%dA", &up); err == nil {
@@ -197,7 +204,18 @@ func play(out string) []string {
 }
 
 func TestDumbTerminal(t *testing.T) {
-	if s := newScreen(&bytes.Buffer{}, time.Second); s.size != nil || s.ink.on {
+	if s := newScreen(&bytes.Buffer{}, options{}); s.size != nil || s.ink.on {
 		t.Error("a buffer is no terminal")
 	}
+}
+
+// brokenPipe is an output whose reader has gone away after a few writes.
+type brokenPipe struct{ left int }
+
+func (p *brokenPipe) Write(b []byte) (int, error) {
+	if p.left == 0 {
+		return 0, io.ErrClosedPipe
+	}
+	p.left--
+	return len(b), nil
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 )
 
@@ -106,7 +105,7 @@ func (r row) cells() []string {
 	}
 	return []string{
 		r.Name, limit, grouped(r.Published), grouped(r.Processed), grouped(r.Waiting),
-		grouped(r.Deferred), grouped(r.DeadLettered), brief(time.Duration(r.DwellP50)), brief(time.Duration(r.DwellP99)),
+		grouped(r.Deferred), grouped(r.DeadLettered), brief(r.DwellP50), brief(r.DwellP99),
 	}
 }
 
@@ -119,11 +118,11 @@ func grouped(n int64) string {
 	return s
 }
 
-// brief writes d with about three digits, and a dash for 0: nothing measured.
-func brief(d time.Duration) string {
-	ms := float64(d) / 1e6
+// brief writes a time with about three digits, and a dash for 0: nothing was
+// measured.
+func brief(ms float64) string {
 	switch {
-	case d == 0:
+	case ms == 0:
 		return "–"
 	case ms < 9.95:
 		return strconv.FormatFloat(ms, 'f', 1, 64) + "ms"

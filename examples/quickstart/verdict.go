@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"strings"
-	"time"
 )
 
 // verdict says in one sentence what the reader has just seen. It claims nothing
@@ -39,7 +38,11 @@ func (r *report) ofNoisy(t row) string {
 	s := fmt.Sprintf("The noisy tenant sent %s where its limit allows %s, and %s were processed", messages(t.Published), grouped(allowed), grouped(t.Processed))
 	var surplus []string
 	if t.DeadLettered > 0 {
-		surplus = append(surplus, fmt.Sprintf("%s dead-lettered instead of waiting longer than %v", grouped(t.DeadLettered), maxAge))
+		s := grouped(t.DeadLettered) + " dead-lettered"
+		if t.expired == t.DeadLettered {
+			s += fmt.Sprintf(" instead of waiting longer than %v", maxAge)
+		}
+		surplus = append(surplus, s)
 	}
 	if t.Waiting > 0 {
 		surplus = append(surplus, grouped(t.Waiting)+" still waiting their turn")
@@ -58,7 +61,7 @@ func ofOthers(rows []row) string {
 	}
 	s := fmt.Sprintf("meanwhile %s of %s were processed", portion(sum.Processed, sum.Published), who)
 	if sum.DwellP99 > 0 {
-		s += fmt.Sprintf(", 99 %% of %s within %s of being sent", whose, brief(time.Duration(sum.DwellP99)))
+		s += fmt.Sprintf(", 99 %% of %s within %s of being sent", whose, brief(sum.DwellP99))
 	}
 	if sum.DeadLettered > 0 {
 		s += fmt.Sprintf(", and %s dead-lettered", grouped(sum.DeadLettered))
