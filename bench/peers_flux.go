@@ -63,6 +63,29 @@ func openFluxAsync(l limit) limiter {
 	return f
 }
 
+// openFluxStream is flux gating a channel, with an answer for each request in the
+// order of the grants.
+func openFluxStream(l limit) limiter {
+	lim := newFlux(l, 0)
+	f := fluxLimiter(lim)
+	f.park = func(ctx context.Context, keys []string, n int) func(i int) error {
+		in := make(chan flux.Request[string])
+		out := lim.Stream(ctx, in)
+		go func() {
+			defer close(in)
+			for i := range n {
+				select {
+				case in <- flux.Request[string]{Key: keys[i%len(keys)], N: 1}:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+		return func(int) error { return (<-out).Err }
+	}
+	return f
+}
+
 // openFluxHandle is flux on a resolved key, with a clock read for each call.
 func openFluxHandle(l limit) limiter {
 	lim := newFlux(l, 0)

@@ -34,8 +34,10 @@ const tolerance = 2 * time.Millisecond
 // waitPeers are the ways to wait. A peer without a way to wait is used in the
 // loop that its users write: ask, sleep for as long as it says, ask again.
 var waitPeers = []peer{
-	{name: "**flux Wait**", open: openFlux},
+	{name: "one goroutine that sleeps from turn to turn", open: openSleeper, floor: true, endless: true},
+	{name: "flux Wait", open: openFlux},
 	{name: fluxParked, open: openFluxAsync},
+	{name: "flux Stream", open: openFluxStream},
 	{name: "x/time/rate, sync.Map", open: openXTime},
 	{name: "failsafe-go smooth, sync.Map", open: openFailsafeSmooth},
 	{name: "mennanov/limiters leaky bucket, and sleep", open: openMennanovLeaky},
@@ -43,6 +45,18 @@ var waitPeers = []peer{
 	{name: "uber/ratelimit, sync.Map (no cancel)", open: openUber, endless: true},
 	{name: "throttled, in a loop", open: openThrottled(0)},
 	{name: "sethvargo/go-limiter, in a loop", open: openSethvargo},
+}
+
+// openSleeper is what waking up at the turns costs by itself: whoever asks for
+// the waits, in order, sleeps until the turn of each, had they all begun at once.
+func openSleeper(l limit) limiter {
+	return limiter{park: func(_ context.Context, keys []string, _ int) func(i int) error {
+		start := time.Now()
+		return func(i int) error {
+			time.Sleep(time.Until(start.Add(l.interval * time.Duration(i/len(keys)))))
+			return nil
+		}
+	}}
 }
 
 // runWaits measures waiters that are served, that are parked, and that are
