@@ -160,6 +160,18 @@ func TestThrottling(t *testing.T) {
 	}
 }
 
+// TestWeight holds that the gold tenant, with two shares of the workers, gets
+// its opening done before the others, who have one each.
+func TestWeight(t *testing.T) {
+	s := runReport(t, 0, "-duration 1s -noisy 1")
+	gold := s.Tenants[1]
+	for _, other := range s.Tenants[2:] {
+		if gold.DwellP99 >= 0.8*other.DwellP99 {
+			t.Errorf("dwell p99 of gold is %v ms, of %s %v ms", gold.DwellP99, other.Name, other.DwellP99)
+		}
+	}
+}
+
 // TestSeeds runs other workloads of the same shape.
 func TestSeeds(t *testing.T) {
 	for seed := range uint64(4) {
