@@ -85,10 +85,7 @@ func (l *Limiter[K]) try(ctx context.Context, key K, n int64) (Decision, bool, e
 	if l.closed.Load() {
 		return Decision{}, true, ErrClosed
 	}
-	if l.waiting.Load() != 0 && l.mark(l.hash(key)).Load() != 0 {
-		return Decision{}, false, nil
-	}
-	d, err := l.take(key, l.Now(), n)
+	d, err := l.Check(ctx, key, n)
 	return d, err != nil || d.Allowed, err
 }
 

@@ -24,6 +24,10 @@ var (
 	// gcra.DenyAll: no wait can end. A Check of such a key is a plain denial.
 	ErrDenyAll = errors.New("flux: limit denies everything")
 
+	// ErrStaleLimit is returned for a change of a limit whose version is not
+	// above that of the change before. The limit stays what it is.
+	ErrStaleLimit = errors.New("flux: stale limit")
+
 	// ErrClosed is returned to those who wait, or would, when the limiter has
 	// been closed.
 	ErrClosed = errors.New("flux: limiter is closed")

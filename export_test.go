@@ -25,11 +25,6 @@ func (l *Limiter[K]) ReleaseTimers() {
 
 // Idle reports whether nothing is left behind by those who waited.
 func (l *Limiter[K]) Idle() bool {
-	for i := range l.marks {
-		if l.marks[i].Load() != 0 {
-			return false
-		}
-	}
 	for i := range l.rooms {
 		r := &l.rooms[i]
 		r.mu.Lock()
@@ -39,7 +34,12 @@ func (l *Limiter[K]) Idle() bool {
 			return false
 		}
 	}
-	return l.waiting.Load() == 0
+	for i := range l.marks {
+		if l.marks[i].Load() != 0 {
+			return false
+		}
+	}
+	return l.waiting.Load() == 0 && l.marked.Load() == 0
 }
 
 // MaxLate is the lateness that the schedule makes up for.

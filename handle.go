@@ -1,10 +1,6 @@
 package flux
 
-import (
-	"sync/atomic"
-
-	"github.com/fluxlimiter/flux/gcra"
-)
+import "sync/atomic"
 
 // Key resolves key once, for callers that check the same key many times: a
 // check on a handle with the batch's time costs a fraction of a keyed one.
@@ -29,10 +25,10 @@ type Handle[K comparable] struct {
 // CheckAt decides like [Limiter.Check], at a time read from [Limiter.Now]. A
 // time that is earlier than others used before is safe: it never admits more.
 func (h *Handle[K]) CheckAt(now, n int64) (Decision, error) {
+	r := h.current()
 	if h.mark.Load() != 0 {
 		return h.room.check(h.key, now, n)
 	}
-	r := h.current()
 	d, err := r.slot.TakeAt(r.own, r.terms.pace.at(now), n)
 	return r.terms.pace.decision(d, now), err
 }
@@ -67,67 +63,4 @@ func (h *Handle[K]) current() *rule {
 		h.rule.Store(next)
 	}
 	return next
-}
-
-// rule is what a key is decided by, resolved: it holds while the terms do.
-type rule struct {
-	terms *terms
-	own   *gcra.Limit // nil if the key is under the limiter's
-	slot  *gcra.Handle
-}
-
-// limit returns the limit of the key, whosever it is.
-func (r *rule) limit() *gcra.Limit {
-	if r.own != nil {
-		return r.own
-	}
-	return &r.terms.limit
-}
-
-// ruleOf returns the rule of key: old itself if nothing changed.
-func (l *Limiter[K]) ruleOf(key K, old *rule) *rule {
-	t := l.terms.Load()
-	own := l.ownLimit(key)
-	if old != nil && old.terms == t && same(old.own, own) {
-		return old
-	}
-	return &rule{terms: t, own: own, slot: l.table.Key(key)}
-}
-
-// same reports whether two limits are the same, or both the limiter's.
-func same(a, b *gcra.Limit) bool {
-	return a == b || a != nil && b != nil && *a == *b
-}
-
-// terms are what all checks are decided by. They are replaced as a whole.
-type terms struct {
-	limit gcra.Limit // a copy of the table's
-	pace  *pace
-}
-
-// ownLimit returns the limit of key, and nil if that is the limiter's.
-func (l *Limiter[K]) ownLimit(key K) *gcra.Limit {
-	if l.cfg.LimitFor != nil {
-		if own := l.cfg.LimitFor(key); own != (gcra.Limit{}) {
-			return l.limits.keep(own)
-		}
-	}
-	return nil
-}
-
-// limitCache finds the same pointer again for the few limits that a LimitFor
-// returns, so that a decision, which points to its limit, does not allocate.
-type limitCache [64]atomic.Pointer[gcra.Limit]
-
-// keep returns a pointer to a limit equal to l.
-func (c *limitCache) keep(l gcra.Limit) *gcra.Limit {
-	rate, period := l.Rate()
-	h := (uint64(rate)*0x9e3779b97f4a7c15 ^ uint64(period)) * 0x9e3779b97f4a7c15
-	place := &c[(h^uint64(l.Burst()))*0x9e3779b97f4a7c15>>58]
-	if p := place.Load(); p != nil && *p == l {
-		return p
-	}
-	p := new(l)
-	place.Store(p)
-	return p
 }

@@ -94,12 +94,15 @@ type Limiter[K comparable] struct {
 	base  time.Time
 	seed  maphash.Seed
 
-	changing sync.Mutex // held while terms are replaced
+	changing sync.Mutex // held while terms or set are changed
 	terms    atomic.Pointer[terms]
+	set      atomic.Pointer[setLimits[K]] // nil until a key's limit is set
+	version  uint64                       // of terms.limit, under changing
 
 	limits  limitCache
 	closed  atomic.Bool
 	waiting atomic.Int64 // how many wait, in all rooms
+	marked  atomic.Int64 // the sum of marks
 	marks   [1 << 10]atomic.Int32
 	rooms   []room[K]
 	idle    sync.Pool // of *waiter[K], with a channel, for Wait
@@ -142,28 +145,24 @@ func (l *Limiter[K]) Check(ctx context.Context, key K, n int64) (Decision, error
 
 // checkAt is Check at a given time.
 func (l *Limiter[K]) checkAt(key K, now, n int64) (Decision, error) {
+	t, own := l.terms.Load(), l.ownLimit(key)
+	// After the limit was read: while it is being changed, the key is marked.
 	if r := l.queued(key); r != nil {
 		return r.check(key, now, n)
 	}
-	return l.take(key, now, n)
+	d, err := l.table.TakeAt(key, own, t.pace.at(now), n)
+	return t.pace.decision(d, now), err
 }
 
 // queued returns the room in which someone may wait for key, and nil if nobody
 // does.
 func (l *Limiter[K]) queued(key K) *room[K] {
-	if l.waiting.Load() != 0 {
+	if l.marked.Load() != 0 {
 		if hash := l.hash(key); l.mark(hash).Load() != 0 {
 			return l.room(hash)
 		}
 	}
 	return nil
-}
-
-// take decides for a key that nobody waits for.
-func (l *Limiter[K]) take(key K, now, n int64) (Decision, error) {
-	t := l.terms.Load()
-	d, err := l.table.TakeAt(key, l.ownLimit(key), t.pace.at(now), n)
-	return t.pace.decision(d, now), err
 }
 
 // Refund gives back n tokens that were spent for key: because the work turned

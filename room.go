@@ -63,10 +63,17 @@ func (l *Limiter[K]) room(hash uint64) *room[K] {
 	return &l.rooms[hash>>32&uint64(len(l.rooms)-1)]
 }
 
-// mark counts the queues of the keys that share a mark by their hash: as long
-// as it is 0, which is one load, none of them needs to be looked for.
+// mark returns the mark of the keys with this hash. It counts those that have a
+// queue, or whose limit is being changed: as long as it is 0, which is one load,
+// nothing about them needs to be looked for.
 func (l *Limiter[K]) mark(hash uint64) *atomic.Int32 {
 	return &l.marks[hash%uint64(len(l.marks))]
+}
+
+// addMark adds n to the mark of the keys with this hash.
+func (l *Limiter[K]) addMark(hash uint64, n int32) {
+	l.mark(hash).Add(n)
+	l.marked.Add(int64(n))
 }
 
 // Close ends all waiting: those who wait get [ErrClosed], as does everyone who
@@ -190,7 +197,8 @@ func (r *room[K]) check(key K, now, n int64) (Decision, error) {
 			return pace.decision(d, now), err
 		}
 	}
-	return r.lim.take(key, now, n)
+	d, err := r.lim.table.TakeAt(key, r.lim.ownLimit(key), pace.at(now), n)
+	return pace.decision(d, now), err
 }
 
 // interrupt holds the room while tokens of key are taken or given back past its
@@ -221,6 +229,24 @@ func (r *room[K]) wake() {
 	paced := r.lim.terms.Load().pace.at(now)
 	for r.agenda.due() <= paced {
 		q := r.agenda[0].queue
+		r.advance(q, now)
+		r.file(q)
+	}
+	r.arm(now)
+}
+
+// advanceAll brings all queues up to date.
+func (l *Limiter[K]) advanceAll() {
+	for i := range l.rooms {
+		l.rooms[i].advanceAll()
+	}
+}
+
+func (r *room[K]) advanceAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.lim.Now()
+	for _, q := range r.queues {
 		r.advance(q, now)
 		r.file(q)
 	}
@@ -299,11 +325,11 @@ func (r *room[K]) file(q *queue[K]) {
 		r.agenda.fix(q)
 	case q.len > 0:
 		r.queues[q.key] = q
-		r.lim.mark(r.lim.hash(q.key)).Add(1)
+		r.lim.addMark(r.lim.hash(q.key), 1)
 		r.agenda.add(q)
 	case listed:
 		delete(r.queues, q.key)
-		r.lim.mark(r.lim.hash(q.key)).Add(-1)
+		r.lim.addMark(r.lim.hash(q.key), -1)
 		r.agenda.remove(q)
 	}
 }

@@ -161,7 +161,7 @@ func TestParkedWaitersAreNotGoroutines(t *testing.T) {
 		for i := range results {
 			results[i] = lim.WaitAsync(ctx, key, 1)
 		}
-		if after := runtime.NumGoroutine(); after != before {
+		if after := runtime.NumGoroutine(); after > before {
 			t.Errorf("%d goroutines before, %d with %d waiters", before, after, n)
 		}
 		for i, ch := range results {

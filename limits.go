@@ -1,0 +1,118 @@
+package flux
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/fluxlimiter/flux/gcra"
+)
+
+// rule is what a key is decided by, resolved: it holds while the terms do.
+type rule struct {
+	terms *terms
+	own   *gcra.Limit // nil if the key is under the limiter's
+	slot  *gcra.Handle
+}
+
+// limit returns the limit of the key, whosever it is.
+func (r *rule) limit() *gcra.Limit {
+	if r.own != nil {
+		return r.own
+	}
+	return &r.terms.limit
+}
+
+// ruleOf returns the rule of key: old itself if nothing changed.
+func (l *Limiter[K]) ruleOf(key K, old *rule) *rule {
+	t := l.terms.Load()
+	own := l.ownLimit(key)
+	if old != nil && old.terms == t && same(old.own, own) {
+		return old
+	}
+	r := &rule{terms: t, own: own}
+	if old != nil {
+		r.slot = old.slot
+	} else {
+		r.slot = l.table.Key(key)
+	}
+	return r
+}
+
+// same reports whether two limits are the same, or both the limiter's.
+func same(a, b *gcra.Limit) bool {
+	return a == b || a != nil && b != nil && *a == *b
+}
+
+// terms are what all checks are decided by. They are replaced as a whole.
+type terms struct {
+	limit gcra.Limit // a copy of the table's
+	pace  *pace
+}
+
+// ownLimit returns the limit of key, and nil if that is the limiter's.
+func (l *Limiter[K]) ownLimit(key K) *gcra.Limit {
+	if set := l.set.Load(); set != nil {
+		if own := set.find(l.hash(key), key).limit; own != nil {
+			return own
+		}
+	}
+	if l.cfg.LimitFor != nil {
+		if own := l.cfg.LimitFor(key); own != (gcra.Limit{}) {
+			return l.limits.keep(own)
+		}
+	}
+	return nil
+}
+
+// limitCache finds the same pointer again for the few limits that a LimitFor
+// returns, so that a decision, which points to its limit, does not allocate.
+type limitCache [64]atomic.Pointer[gcra.Limit]
+
+// keep returns a pointer to a limit equal to l.
+func (c *limitCache) keep(l gcra.Limit) *gcra.Limit {
+	rate, period := l.Rate()
+	h := (uint64(rate)*0x9e3779b97f4a7c15 ^ uint64(period)) * 0x9e3779b97f4a7c15
+	place := &c[(h^uint64(l.Burst()))*0x9e3779b97f4a7c15>>58]
+	if p := place.Load(); p != nil && *p == l {
+		return p
+	}
+	p := new(l)
+	place.Store(p)
+	return p
+}
+
+// setLimits holds the limits that were set for single keys.
+type setLimits[K comparable] [64]struct {
+	mu sync.RWMutex
+	of map[K]setLimit
+}
+
+// setLimit is the limit that was set for a key, nil if it was taken back, and
+// the version of the last change.
+type setLimit struct {
+	limit   *gcra.Limit
+	version uint64
+}
+
+// find returns what was set for key.
+func (s *setLimits[K]) find(hash uint64, key K) setLimit {
+	part := &s[hash%uint64(len(s))]
+	part.mu.RLock()
+	defer part.mu.RUnlock()
+	return part.of[key]
+}
+
+// put sets what find will return.
+func (s *setLimits[K]) put(hash uint64, key K, to setLimit) {
+	part := &s[hash%uint64(len(s))]
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	if to == (setLimit{}) {
+		delete(part.of, key)
+		return
+	}
+	if part.of == nil {
+		part.of = make(map[K]setLimit)
+	}
+	part.of[key] = to
+}
