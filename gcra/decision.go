@@ -2,7 +2,6 @@ package gcra
 
 import (
 	"math"
-	"math/bits"
 	"time"
 )
 
@@ -47,53 +46,53 @@ func (d Decision) Limit() Limit {
 
 // Remaining returns how many single tokens would pass at At, one call each,
 // after this decision: exactly that many, and not one more. It is
-// [math.MaxInt64] under [Unlimited]. It costs a division.
+// [math.MaxInt64] under [Unlimited], and 0 where the decision failed. It costs a
+// division.
 func (d Decision) Remaining() int64 {
-	switch {
-	case d.limit == nil || d.limit.kind == denyAll:
-		return 0
-	case d.limit.kind == unlimited:
-		return math.MaxInt64
+	if d.limit == nil || d.limit.kind != limited {
+		return d.boundless()
 	}
-	return max(0, d.limit.capacity-int64(d.ResetAfter)) / d.limit.cost(1)
+	cost, room := d.limit.price(1)
+	if int64(d.ResetAfter) > room {
+		return 0
+	}
+	return (room-int64(d.ResetAfter))/cost + 1
 }
 
-// Largest returns the largest number of tokens that one call would have been
-// given at At, after this decision. It is never below Remaining.
+// Largest returns the largest number of tokens that one call would be given at
+// At, after this decision. It is never below Remaining, and above it only for
+// limits whose tokens cost less when taken together; see the Rounding section
+// of [Limit].
 func (d Decision) Largest() int64 {
-	switch {
-	case d.limit == nil || d.limit.kind == denyAll:
-		return 0
-	case d.limit.kind == unlimited:
+	if d.limit == nil || d.limit.kind != limited {
+		return d.boundless()
+	}
+	return max(0, d.limit.burst-mulDivUp(int64(d.ResetAfter), d.limit.den, d.limit.num))
+}
+
+// boundless is how many tokens are left under a limit that has no rate.
+func (d Decision) boundless() int64 {
+	if d.limit != nil && d.limit.kind == unlimited {
 		return math.MaxInt64
 	}
-	return d.limit.tokens(max(0, d.limit.capacity-int64(d.ResetAfter)))
+	return 0
 }
 
 // Delay returns how long after At the last of n more tokens would be admitted
-// if they were taken in order as soon as each is due, in calls no larger than
-// the burst. It is 0 when they would pass at once, and [Forever] when they
-// never would. A queue asks it how long the newest of its entries will wait.
+// if they were taken in order as soon as each is due. It is 0 when they would
+// pass at once, and [Forever] when they never would. A queue asks it how long
+// the newest of its entries will wait. It is exact for a single call of n
+// tokens, and for any calls where tokens have a whole price; otherwise each
+// further call may add a nanosecond.
 func (d Decision) Delay(n int64) time.Duration {
 	switch {
-	case d.limit == nil || d.limit.kind == denyAll:
+	case d.limit == nil || d.limit.kind == denyAll || d.limit.kind == invalid:
 		return Forever
 	case d.limit.kind == unlimited || n <= 0:
 		return 0
+	case n > d.limit.burst:
+		return time.Duration(addSat(int64(d.ResetAfter), d.limit.cost(n-d.limit.burst)))
 	}
-	return time.Duration(max(0, addSat(int64(d.ResetAfter), d.limit.cost(n))-d.limit.capacity))
-}
-
-// tokens returns how many tokens room nanoseconds pay for in one call: the
-// largest n with cost(n) <= room.
-func (l *Limit) tokens(room int64) int64 {
-	if l.den == 1 {
-		return room / l.num
-	}
-	hi, lo := bits.Mul64(uint64(room), uint64(l.den))
-	if hi >= uint64(l.num) {
-		return l.burst
-	}
-	q, _ := bits.Div64(hi, lo, uint64(l.num))
-	return int64(min(q, uint64(l.burst)))
+	_, room := d.limit.price(n)
+	return time.Duration(max(0, int64(d.ResetAfter)-room))
 }

@@ -20,25 +20,27 @@ import (
 // # Rounding
 //
 // The state of a key is a whole number of nanoseconds, so the price of a token
-// must become one too. It is always rounded up: flux may admit a hair less
-// than the limit, never more. Where the interval between two tokens is a whole
+// must become one too. It is rounded such that flux may admit a hair less than
+// the limit, never more. Where the interval between two tokens is a whole
 // number of nanoseconds, or at least a microsecond, every token costs the
 // interval rounded up to a nanosecond, so that n tokens cost the same whether
 // they are taken together or one by one; the loss is below one part in a
 // thousand, and nothing at all for intervals such as 1/s, 10/s or 1000/s. For
 // faster, uneven rates (150 million bytes per second, say) the price of a whole
-// call is rounded once, so that calls of many tokens lose nothing that could be
-// measured, and only calls of a single token lose up to a nanosecond each.
+// call is rounded, so that a call loses less than a nanosecond whatever its
+// size: nothing that could be measured in calls of a kilobyte, and up to a
+// nanosecond for each token that is taken alone.
 type Limit struct {
 	rate   int64
 	period time.Duration
 	burst  int64
 
-	// Derived by compile, so that a decision needs no division: n tokens cost
-	// ceil(n*num/den) nanoseconds, and a key holds up to capacity of them.
-	num, den int64
-	capacity int64
-	kind     kind
+	// Derived by compile, so that a decision on a whole price needs no
+	// division: a token costs num/den nanoseconds, a whole number where den is
+	// 1, and the burst costs capacity + frac/den of them.
+	num, den       int64
+	capacity, frac int64
+	kind           kind
 }
 
 // kind tells the explicit extremes from a limit with a rate. The zero kind is
@@ -53,8 +55,9 @@ const (
 )
 
 const (
-	// maxCapacity bounds cost(burst), the time a key takes to recover from
-	// empty, so that a TAT built on any clock up to maxTime cannot overflow.
+	// maxCapacity bounds the price of a burst, the time a key takes to recover
+	// from empty, and once more the debt beyond it, so that a TAT built on any
+	// clock up to maxTime cannot overflow.
 	maxCapacity = 1 << 60 // 36 years
 
 	// wholeInterval is the interval from which a token's price is rounded up
@@ -82,14 +85,15 @@ func PerHour(n int64) Limit { return Per(n, time.Hour) }
 
 // FromFloat returns a limit of perSecond tokens per second, for rates that
 // come out of a configuration file: 0.5 is one token every two seconds. The
-// burst is perSecond rounded down, at least 1. Zero, negative, infinite and
+// burst is perSecond rounded down, at least 1. Fractions of rates above a
+// million are kept to a thousandth. Zero, negative, infinite and
 // not-a-number rates, and rates below one token in 36 years, give an error
 // that wraps [ErrInvalidLimit].
 func FromFloat(perSecond float64) (Limit, error) {
 	const e9 = float64(time.Second)
 	// The comparison is written so that NaN fails it.
 	if !(perSecond > 0) || perSecond > math.MaxInt64/2 {
-		return Limit{}, fmt.Errorf("%w: rate %v per second is not a positive number", ErrInvalidLimit, perSecond)
+		return Limit{}, fmt.Errorf("%w: rate %v per second is not a positive number below 2⁶²", ErrInvalidLimit, perSecond)
 	}
 	var l Limit
 	switch whole := math.Trunc(perSecond); {
@@ -189,40 +193,75 @@ func compile(rate int64, period time.Duration, burst int64) Limit {
 		l.num, l.den = whole, 1
 	} else if whole >= wholeInterval {
 		l.num, l.den = whole+1, 1
+	} else {
+		// Lowest terms, so that the products in Rescale fit where they can.
+		d := gcd(l.num, l.den)
+		l.num, l.den = l.num/d, l.den/d
 	}
-	capacity := mulDivUp(burst, l.num, l.den)
+	capacity, frac := mulDiv(burst, l.num, l.den)
 	if capacity > maxCapacity {
 		return l
 	}
-	l.capacity = capacity
+	l.capacity, l.frac = capacity, frac
 	l.kind = limited
 	return l
 }
 
-// cost returns the price of n >= 0 tokens in nanoseconds, rounded up, and
-// math.MaxInt64 where it does not fit.
-func (l *Limit) cost(n int64) int64 {
-	if n == 1 && l.den == 1 {
-		return l.num
+// price returns what n tokens cost, rounded up, and the room that they need:
+// the largest debt that a key may have when it takes them, rounded down. It
+// wants 0 <= n <= burst. The two are rounded apart from each other because a
+// burst's price rounded up has room for more than the burst.
+func (l *Limit) price(n int64) (cost, room int64) {
+	if l.den == 1 {
+		return n * l.num, l.capacity - n*l.num
 	}
-	return mulDivUp(n, l.num, l.den)
+	return l.unevenPrice(n)
 }
 
-// mulDivUp returns ceil(a*b/c) computed in 128 bits, and math.MaxInt64 where
-// it does not fit. It wants a, b >= 0 and c > 0.
-func mulDivUp(a, b, c int64) int64 {
+func (l *Limit) unevenPrice(n int64) (cost, room int64) {
+	q, r := mulDiv(n, l.num, l.den)
+	room = l.capacity - q
+	if l.frac < r {
+		room--
+	}
+	if r > 0 {
+		q++
+	}
+	return q, room
+}
+
+// cost returns the price of any number of tokens, rounded up, and
+// math.MaxInt64 where it does not fit.
+func (l *Limit) cost(n int64) int64 { return mulDivUp(n, l.num, l.den) }
+
+// mulDiv returns the quotient and remainder of a*b/c, computed in 128 bits, or
+// math.MaxInt64 and 0 where the quotient does not fit. It wants a, b >= 0 and
+// c > 0.
+func mulDiv(a, b, c int64) (q, r int64) {
 	hi, lo := bits.Mul64(uint64(a), uint64(b))
-	if c == 1 {
-		if hi != 0 || lo > math.MaxInt64 {
-			return math.MaxInt64
-		}
-		return int64(lo)
-	}
-	lo, carry := bits.Add64(lo, uint64(c-1), 0)
-	hi += carry
 	if hi >= uint64(c) {
-		return math.MaxInt64
+		return math.MaxInt64, 0
 	}
-	q, _ := bits.Div64(hi, lo, uint64(c))
-	return int64(min(q, math.MaxInt64))
+	uq, ur := bits.Div64(hi, lo, uint64(c))
+	if uq > math.MaxInt64 {
+		return math.MaxInt64, 0
+	}
+	return int64(uq), int64(ur)
+}
+
+// mulDivUp is mulDiv rounded up.
+func mulDivUp(a, b, c int64) int64 {
+	q, r := mulDiv(a, b, c)
+	if r > 0 {
+		return addSat(q, 1)
+	}
+	return q
+}
+
+// gcd returns the greatest common divisor of a and b, both positive.
+func gcd(a, b int64) int64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
 }

@@ -3,23 +3,30 @@ package gcra
 import (
 	"fmt"
 	"math"
+	"math/big"
 	"time"
 )
 
 // A key's whole state is its TAT, the theoretical arrival time: the instant at
 // which the key is as if it had never been used. TAT - now, where positive, is
-// the key's debt. Taking n tokens adds their price to the debt and is admitted
-// when the debt stays within the price of a whole burst:
+// the key's debt. Taking n tokens adds their price to the debt, and they are
+// given when the debt that is there leaves room for them within the price of a
+// whole burst:
 //
-//	new = max(TAT, now) + cost(n), admitted iff new - now <= cost(burst)
+//	debt = max(TAT, now) - now
+//	admitted iff debt + n*interval <= burst*interval
+//	TAT' = now + debt + n*interval
 //
 // This is the virtual scheduling form of the generic cell rate algorithm (ITU-T
-// I.371, Annex A), with the check made after the increment. A later TAT never
-// hurts a caller whose clock is late: max(TAT, now) means that clocks that
-// disagree, in whatever order they arrive, cannot spend a token twice.
+// I.371, Annex A). The comparison is made as if in exact fractions and the new
+// TAT is rounded up, so a debt is never below that of an exact token bucket
+// with the same history, and nothing is given that the bucket would not give.
+// A later TAT never hurts a caller whose clock is late: max(TAT, now) means that
+// clocks that disagree, in whatever order they arrive, cannot spend a token
+// twice.
 
 // maxTime bounds the clock readings that Take and its siblings accept. With
-// maxCapacity it leaves room to add any admissible debt without overflow.
+// maxCapacity it leaves room to add any debt without overflow.
 const maxTime = 1 << 62
 
 // Take decides whether n tokens may be spent at now by a key whose state is
@@ -29,24 +36,26 @@ const maxTime = 1 << 62
 //
 // It fails, with the state unchanged, when n is negative ([ErrNegative]), above
 // the burst ([ErrExceedsBurst]), now is out of range ([ErrTime]), or the limit
-// is not valid ([ErrInvalidLimit]). now may come from any clock, and may be
-// earlier than before: see [Monotonic] for clocks that can be set back.
+// is not valid ([ErrInvalidLimit]). The Decision is then the zero one, but for
+// ErrExceedsBurst, where it tells what the key has left and that no wait helps.
+// now may come from any clock, and may be earlier than before: see [Monotonic]
+// for clocks that can be set back.
 func (l *Limit) Take(tat, now, n int64) (next int64, d Decision, err error) {
 	if l.kind != limited || uint64(n) > uint64(l.burst) || !inRange(now) {
 		return l.takeOther(tat, now, n)
 	}
+	cost, room := l.price(n)
 	debt := since(tat, now)
-	cost := l.cost(n)
-	if debt > l.capacity-cost && n > 0 {
+	if debt > room && n > 0 {
 		return tat, Decision{
-			RetryAfter: time.Duration(addSat(debt, cost-l.capacity)),
+			RetryAfter: time.Duration(debt - room),
 			ResetAfter: time.Duration(debt),
 			At:         now,
 			limit:      l,
 		}, nil
 	}
-	debt += cost
 	if n > 0 {
+		debt += cost
 		tat = now + debt
 	}
 	return tat, Decision{Allowed: true, ResetAfter: time.Duration(debt), At: now, limit: l}, nil
@@ -55,22 +64,29 @@ func (l *Limit) Take(tat, now, n int64) (next int64, d Decision, err error) {
 // takeOther keeps the rare answers out of Take.
 func (l *Limit) takeOther(tat, now, n int64) (next int64, d Decision, err error) {
 	if err := l.check(now, n); err != nil {
-		return tat, Decision{At: now, limit: l}, err
+		return tat, Decision{}, err
 	}
-	switch {
-	case l.kind == unlimited:
+	switch l.kind {
+	case unlimited:
 		return tat, Decision{Allowed: true, At: now, limit: l}, nil
-	case l.kind == denyAll:
+	case denyAll:
 		return tat, Decision{RetryAfter: Forever, At: now, limit: l}, nil
 	default:
-		return tat, Decision{At: now, limit: l}, fmt.Errorf("%w: %d tokens, burst %d", ErrExceedsBurst, n, l.burst)
+		return tat, Decision{
+			RetryAfter: Forever,
+			ResetAfter: time.Duration(since(tat, now)),
+			At:         now,
+			limit:      l,
+		}, fmt.Errorf("%w: %d tokens, burst %d", ErrExceedsBurst, n, l.burst)
 	}
 }
 
 // Refund gives back n tokens taken earlier and returns the key's next state.
 // The key never becomes better than fresh, so a refund that comes after the
-// tokens would have been back anyway does nothing. The errors are those of
-// [Limit.Take], but n may exceed the burst.
+// tokens would have been back anyway does nothing. It undoes a Take exactly
+// where tokens have a whole price, and otherwise keeps up to a nanosecond: it
+// must not be worth more to give tokens back singly than to take them together.
+// The errors are those of [Limit.Take], but n may exceed the burst.
 func (l *Limit) Refund(tat, now, n int64) (next int64, err error) {
 	if err := l.check(now, n); err != nil {
 		return tat, err
@@ -78,7 +94,11 @@ func (l *Limit) Refund(tat, now, n int64) (next int64, err error) {
 	if l.kind != limited || tat <= now {
 		return tat, nil
 	}
-	return now + max(0, since(tat, now)-l.cost(n)), nil
+	back, _ := mulDiv(n, l.num, l.den)
+	if debt := since(tat, now); back < debt {
+		return tat - back, nil
+	}
+	return now, nil
 }
 
 // Debt spends n tokens whether or not they are there, for a cost that is known
@@ -86,34 +106,43 @@ func (l *Limit) Refund(tat, now, n int64) (next int64, err error) {
 // wait until the debt is worked off. Allowed reports whether Take would have
 // said yes; RetryAfter is then 0, and otherwise the time until the key is back
 // at an empty, not indebted, bucket. n may exceed the burst; the other errors
-// are those of [Limit.Take]. The debt of a key stops growing at 36 years.
+// are those of [Limit.Take]. What a key owes beyond its burst stops growing at
+// 36 years.
 func (l *Limit) Debt(tat, now, n int64) (next int64, d Decision, err error) {
 	if l.kind != limited {
 		return l.takeOther(tat, now, n)
 	}
 	if err := l.check(now, n); err != nil {
-		return tat, Decision{At: now, limit: l}, err
+		return tat, Decision{}, err
 	}
-	debt := min(addSat(since(tat, now), l.cost(n)), maxCapacity)
-	if n > 0 {
-		// A debt at its bound must not shrink because a late clock looked.
-		tat = max(tat, now+debt)
+	debt, allowed := since(tat, now), n == 0
+	if n > 0 && n <= l.burst {
+		_, room := l.price(n)
+		allowed = debt <= room
 	}
-	return tat, Decision{
-		Allowed:    debt <= l.capacity,
-		RetryAfter: time.Duration(max(0, debt-l.capacity)),
-		ResetAfter: time.Duration(debt),
-		At:         now,
-		limit:      l,
-	}, nil
+	// A debt at its bound must not shrink because a late clock looked.
+	if owed := min(addSat(debt, l.cost(n)), l.capacity+maxCapacity); owed > debt {
+		debt = owed
+		tat = now + debt
+	}
+	d = Decision{Allowed: allowed, ResetAfter: time.Duration(debt), At: now, limit: l}
+	if !allowed {
+		d.RetryAfter = time.Duration(debt - l.capacity)
+	}
+	return tat, d, nil
 }
 
 // Rescale returns the state of a key after its limit changed from one to
-// another at now: the debt keeps its number of tokens, so it is scaled by the
-// ratio of the two intervals, and then held within the new burst. A raise takes
-// effect at once, and a cut locks nobody out for longer than the new burst
-// takes to refill. Both limits must be valid; [Unlimited] and [DenyAll] keep no
-// debt, so a change from or to one of them starts fresh.
+// another at now. The debt keeps its number of tokens, so it is scaled by the
+// ratio of the two intervals; what a key has spent of its burst is then held
+// within the new burst, and what it owes beyond is added. So a raise takes
+// effect at once, a cut locks nobody out for longer than the new burst takes to
+// refill, and nobody is let off what was booked as debt.
+//
+// The result is exact, rounded up to the nanosecond, so a change never mints
+// and one to an equal limit changes nothing. Both limits must be valid;
+// [Unlimited] and [DenyAll] keep no debt, so a change from or to one of them
+// starts fresh.
 func Rescale(tat, now int64, from, to *Limit) int64 {
 	if tat <= now {
 		return tat
@@ -121,11 +150,31 @@ func Rescale(tat, now int64, from, to *Limit) int64 {
 	if from.kind != limited || to.kind != limited {
 		return now
 	}
-	// debt * (to.num/to.den) / (from.num/from.den), rounded up at both steps:
-	// rounding may cost a nanosecond or two, but never mints.
-	debt := mulDivUp(since(tat, now), to.num, from.num)
-	debt = mulDivUp(debt, from.den, to.den)
-	return addSat(now, min(debt, to.capacity))
+	debt := since(tat, now)
+	beyond := max(0, debt-from.cost(from.burst))
+	debt = min(scaleUp(debt-beyond, from, to), to.cost(to.burst))
+	if beyond > 0 {
+		debt = min(addSat(debt, scaleUp(beyond, from, to)), to.capacity+maxCapacity)
+	}
+	return now + debt
+}
+
+// scaleUp returns debt * to's interval / from's interval, rounded up, and
+// math.MaxInt64 where it does not fit.
+func scaleUp(debt int64, from, to *Limit) int64 {
+	num, _ := mulDiv(to.num, from.den, 1)
+	den, _ := mulDiv(from.num, to.den, 1)
+	if num < math.MaxInt64 && den < math.MaxInt64 {
+		return mulDivUp(debt, num, den)
+	}
+	// Limits with odd numbers of a great many tokens per day or year.
+	p := new(big.Int).Mul(big.NewInt(to.num), big.NewInt(from.den))
+	q := new(big.Int).Mul(big.NewInt(from.num), big.NewInt(to.den))
+	p.Mul(p, big.NewInt(debt)).Add(p, q).Sub(p, big.NewInt(1)).Quo(p, q)
+	if !p.IsInt64() {
+		return math.MaxInt64
+	}
+	return p.Int64()
 }
 
 // check returns the error that Take, Refund and Debt share, if there is one.
