@@ -13,25 +13,64 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/consumers/fluxnats"
+	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 )
 
-// BenchmarkSource compares a source with a bare loop of Consume and Ack in one
-// run, in turns, as both depend on the machine's mood: each takes the same
-// stored messages to their end. Its metric "ratio" is the median of the
-// source's throughput over the loop's of the same turn.
+// The benchmarks compare with a bare loop of Consume and Ack in one run, in turns,
+// as both depend on the machine's mood: each takes the same stored messages to
+// their end. The metric "ratio" is the median of the throughput over that of the
+// loop in the same turn.
+
+// BenchmarkSource is a source with the smallest gate there is.
 func BenchmarkSource(b *testing.B) {
+	compare(b, func(ctx context.Context, cancel func(), src *fluxnats.Source, n int) (time.Time, error) {
+		in := newWorkers(1024, 16, n, cancel)
+		defer close(in.ch)
+		err := src.Run(ctx, in)
+		return in.end, err
+	})
+}
+
+// BenchmarkGate is a source with a gate, a limiter that limits nobody, a
+// thousand tenants, and a handler that does nothing.
+func BenchmarkGate(b *testing.B) {
+	compare(b, func(ctx context.Context, cancel func(), src *fluxnats.Source, n int) (time.Time, error) {
+		lim, err := flux.New(flux.Config[string]{Limit: gcra.Unlimited()})
+		if err != nil {
+			return time.Time{}, err
+		}
+		gate, err := stream.New(stream.Config[*fluxnats.Msg]{Limiter: lim, Tenant: (*fluxnats.Msg).Subject})
+		if err != nil {
+			return time.Time{}, err
+		}
+		var left atomic.Int64
+		left.Store(int64(n))
+		var end time.Time
+		err = gate.Run(ctx, src, func(context.Context, *fluxnats.Msg) error {
+			if left.Add(-1) == 0 {
+				end = time.Now()
+				cancel()
+			}
+			return nil
+		})
+		return end, err
+	})
+}
+
+func compare(b *testing.B, through func(ctx context.Context, cancel func(), src *fluxnats.Source, n int) (time.Time, error)) {
 	for _, tcp := range []bool{false, true} {
 		name := "inprocess"
 		if tcp {
 			name = "tcp"
 		}
-		b.Run(name, func(b *testing.B) { benchmarkSource(b, tcp) })
+		b.Run(name, func(b *testing.B) { compareOver(b, tcp, through) })
 	}
 }
 
-func benchmarkSource(b *testing.B, tcp bool) {
+func compareOver(b *testing.B, tcp bool, through func(ctx context.Context, cancel func(), src *fluxnats.Source, n int) (time.Time, error)) {
 	const messages = 50_000
 	srv, err := server.NewServer(&server.Options{
 		ServerName: "b", JetStream: true, StoreDir: b.TempDir(), Host: "127.0.0.1", Port: server.RANDOM_PORT,
@@ -66,7 +105,7 @@ func benchmarkSource(b *testing.B, tcp bool) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	layout := fluxnats.Layout{Subjects: []string{"in.*"}, Storage: jetstream.MemoryStorage, MaxAckPending: 1024}
+	layout := fluxnats.Layout{Subjects: []string{"in.*"}, Storage: jetstream.MemoryStorage, MaxAckPending: 8192}
 	if _, err := src.Provision(b.Context(), layout); err != nil {
 		b.Fatal(err)
 	}
@@ -82,7 +121,7 @@ func benchmarkSource(b *testing.B, tcp bool) {
 	fresh := func() jetstream.Consumer {
 		_ = js.DeleteConsumer(b.Context(), "B", "source")
 		c, err := js.CreateConsumer(b.Context(), "B", jetstream.ConsumerConfig{
-			Durable: "source", FilterSubject: "in.*", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, MaxAckPending: 1024,
+			Durable: "source", FilterSubject: "in.*", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, MaxAckPending: 8192,
 		})
 		if err != nil {
 			b.Fatal(err)
@@ -111,24 +150,23 @@ func benchmarkSource(b *testing.B, tcp bool) {
 		<-cc.Closed()
 		return took
 	}
-	through := func() time.Duration {
+	ours := func() time.Duration {
 		fresh()
 		ctx, cancel := context.WithCancel(b.Context())
-		in := newWorkers(1024, 16, messages, cancel)
-		defer close(in.ch)
+		defer cancel()
 		start := time.Now()
-		err := src.Run(ctx, in)
+		end, err := through(ctx, cancel, src, messages)
 		if err != nil {
 			b.Fatal(err)
 		}
-		return in.end.Sub(start)
+		return end.Sub(start)
 	}
 	bare()
-	through()
+	ours()
 	var ratios, bares, throughs []float64
 	for b.Loop() {
 		x := bare()
-		y := through()
+		y := ours()
 		ratios = append(ratios, x.Seconds()/y.Seconds())
 		bares = append(bares, messages/x.Seconds())
 		throughs = append(throughs, messages/y.Seconds())

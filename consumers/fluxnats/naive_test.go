@@ -1,0 +1,199 @@
+package fluxnats_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/fluxlimiter/flux/consumers/fluxnats"
+)
+
+// The obvious ways to do what this package does, and what becomes of them. They
+// show that the tests of the source could fail, and why it does what it does.
+
+// naive returns a stream S with a consumer c and n messages.
+func (e *env) naive(n int, s streamConfig, c consumerConfig) jetstream.Consumer {
+	e.Helper()
+	s.Name, s.Subjects = "S", []string{"in.>", "later.>"}
+	if _, err := e.js.CreateStream(e.Context(), s); err != nil {
+		e.Fatal(err)
+	}
+	c.Durable, c.FilterSubject, c.AckPolicy = "c", "in.>", jetstream.AckExplicitPolicy
+	con, err := e.js.CreateConsumer(e.Context(), "S", c)
+	if err != nil {
+		e.Fatal(err)
+	}
+	e.publish(n)
+	return con
+}
+
+// Consume fetches ahead, and AckWait runs while a message waits for its turn.
+func TestNaivePrefetch(t *testing.T) {
+	handle := func() { time.Sleep(100 * time.Millisecond) }
+	bubble(t, func(e *env) {
+		c := e.naive(20, streamConfig{}, consumerConfig{AckWait: 500 * time.Millisecond})
+		handled := 0
+		cc, err := c.Consume(func(m jetstream.Msg) {
+			handle()
+			handled++
+			_ = m.Ack()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		cc.Stop()
+		<-cc.Closed()
+		if handled < 40 {
+			t.Errorf("handled %d times, expected more than twice as often as there are messages", handled)
+		}
+	})
+	bubble(t, func(e *env) {
+		src := e.source(fluxnats.Config{}, fluxnats.Layout{AckWait: 500 * time.Millisecond})
+		e.publish(20)
+		var seen tally
+		one := make(chan struct{}, 1) // one worker
+		r := e.run(src, newIntake(20, func(ctx context.Context, d delivery) {
+			one <- struct{}{}
+			defer func() { <-one }()
+			handle()
+			seen.add(d.Message())
+			e.must(d.Ack(ctx))
+		}))
+		time.Sleep(time.Minute)
+		r.stop()
+		seen.exactly(e.T, 20)
+	})
+}
+
+// A negative acknowledgement counts as a delivery, and at MaxDeliver the message
+// is abandoned: it stays in the stream and never comes again.
+func TestNaiveMaxDeliver(t *testing.T) {
+	bubble(t, func(e *env) {
+		c := e.naive(1, streamConfig{}, consumerConfig{MaxDeliver: 5})
+		throttled, handled := 0, 0
+		cc, err := c.Consume(func(m jetstream.Msg) {
+			if throttled < 50 {
+				throttled++
+				_ = m.NakWithDelay(time.Second)
+				return
+			}
+			handled++
+			_ = m.Ack()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		cc.Stop()
+		<-cc.Closed()
+		if throttled != 5 || handled != 0 {
+			t.Errorf("throttled %d times and handled %d times", throttled, handled)
+		}
+		if info := e.info(); info.NumPending != 0 || info.NumAckPending != 0 || e.count("S", "in.>") != 1 {
+			t.Errorf("pending %d, ack pending %d", info.NumPending, info.NumAckPending)
+		}
+	})
+}
+
+// The library's option for schedules cuts the time down to the second.
+func TestNaiveSchedule(t *testing.T) {
+	bubble(t, func(e *env) {
+		c := e.naive(0, streamConfig{AllowMsgSchedules: true}, consumerConfig{})
+		time.Sleep(100 * time.Millisecond)
+		due := time.Now().Add(1800 * time.Millisecond)
+		if _, err := e.js.Publish(e.Context(), "later.1", nil, jetstream.WithScheduleAt(due), jetstream.WithScheduleTarget("in.a")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Next(jetstream.FetchMaxWait(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if early := time.Until(due); early < 500*time.Millisecond {
+			t.Errorf("came %v early", early)
+		}
+	})
+}
+
+// A stream that keeps what consumers want does not keep a schedule, although it
+// confirms it.
+func TestNaiveScheduleWithInterest(t *testing.T) {
+	bubble(t, func(e *env) {
+		c := e.naive(0, streamConfig{AllowMsgSchedules: true, Retention: jetstream.InterestPolicy}, consumerConfig{})
+		if _, err := e.js.PublishMsg(e.Context(), &nats.Msg{Subject: "later.1", Header: nats.Header{
+			"Nats-Schedule": {"@at " + time.Now().Add(time.Second).UTC().Format(time.RFC3339Nano)}, "Nats-Schedule-Target": {"in.a"},
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Next(jetstream.FetchMaxWait(time.Minute)); err == nil {
+			t.Error("it came")
+		}
+	})
+}
+
+// Headers that are copied as they are undo the stream, or are refused.
+func TestNaiveCopyOfHeaders(t *testing.T) {
+	bubble(t, func(e *env) {
+		c := e.naive(5, streamConfig{AllowMsgSchedules: true, AllowRollup: true}, consumerConfig{})
+		e.send(&nats.Msg{Subject: "in.x", Header: nats.Header{"Nats-Rollup": {"all"}}})
+		e.publish(5)
+		batch, err := c.Fetch(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := <-batch.Messages()
+		e.send(&nats.Msg{Subject: "in.copy", Header: m.Headers()})
+		if n := e.count("S", ">"); n != 1 {
+			t.Errorf("%d messages are left", n)
+		}
+	})
+}
+
+// The library takes a message of no payload with a header Status for a word of
+// the server, and the consumer for deleted.
+func TestNaiveStatus(t *testing.T) {
+	bubble(t, func(e *env) {
+		c := e.naive(0, streamConfig{}, consumerConfig{})
+		e.send(&nats.Msg{Subject: "in.x", Header: nats.Header{"Status": {"409"}, "Description": {"Consumer Deleted"}}})
+		var handled atomic.Int32
+		cc, err := c.Consume(func(m jetstream.Msg) {
+			handled.Add(1)
+			_ = m.Ack()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		e.publish(10)
+		time.Sleep(time.Minute)
+		cc.Stop()
+		if n := handled.Load(); n != 0 {
+			t.Errorf("handled %d", n)
+		}
+	})
+}
+
+// A confirmed acknowledgement does not tell the one who was given up on from the
+// one who has the message now: both are confirmed.
+func TestLateAcknowledgementIsConfirmed(t *testing.T) {
+	bubble(t, func(e *env) {
+		c := e.naive(1, streamConfig{}, consumerConfig{AckWait: time.Second})
+		first, err := c.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		second, err := c.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []jetstream.Msg{first, second} {
+			if err := m.DoubleAck(e.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
