@@ -12,13 +12,13 @@ type contextKey struct{}
 type messageContext struct {
 	context.Context //nolint:containedctx // it is a context
 
-	info Info
+	facts facts
 }
 
-// Value returns the message's Info for FromContext.
+// Value returns the message's facts for FromContext.
 func (c *messageContext) Value(key any) any {
 	if key == (contextKey{}) {
-		return &c.info
+		return &c.facts
 	}
 	return c.Context.Value(key)
 }
@@ -26,9 +26,9 @@ func (c *messageContext) Value(key any) any {
 // FromContext returns the Info of the message that a handler's context was
 // made for, and false for any other context.
 func FromContext(ctx context.Context) (Info, bool) {
-	info, ok := ctx.Value(contextKey{}).(*Info)
+	f, ok := ctx.Value(contextKey{}).(*facts)
 	if !ok {
 		return Info{}, false
 	}
-	return *info, true
+	return f.info(), true
 }

@@ -97,13 +97,13 @@ func (r *run[M]) stop() {
 	r.mu.Lock()
 	r.stopped = true
 	r.refuse()
-	r.unlock(r.now())
+	r.unlock(r.clock.now())
 }
 
 // drain releases what is parked.
 func (r *run[M]) drain() {
 	r.mu.Lock()
-	now := r.now()
+	now := r.clock.now()
 	r.stopped, r.draining = true, true
 	r.refuse()
 	for _, k := range r.keys {
@@ -136,7 +136,7 @@ func (r *run[M]) pausing(s state) (entries []*entry[M]) {
 // moment: that is released if the settle fails, as it will soon.
 func (r *run[M]) abandon() {
 	r.mu.Lock()
-	now := r.now()
+	now := r.clock.now()
 	r.expired = true
 	for r.settles.n > 0 {
 		r.withdraw(r.settles.first, now)

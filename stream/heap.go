@@ -55,7 +55,7 @@ func (h *heap[T]) remove(i int32) {
 		h.settle(int(i))
 	}
 	// A burst must not keep its memory for ever.
-	if c := cap(h.slots); c > 1024 && last < c/8 {
+	if c := cap(h.slots); c > 8192 && last < c/8 {
 		h.slots = append(make([]slot[T], 0, c/4), h.slots...)
 	}
 }

@@ -92,7 +92,7 @@ func (r *run[M]) Deliver(ctx context.Context, d Delivery[M]) error {
 		r.mu.Unlock()
 		return ErrStopped
 	}
-	now := r.now()
+	now := r.clock.now()
 	if r.blocked.n == 0 && r.held < r.cfg.Window {
 		r.admit(&a, now)
 		r.unlock(now)

@@ -131,7 +131,7 @@ func (r *run[M]) revoke(w *watch[M]) {
 
 	for more := true; more; {
 		r.mu.Lock()
-		now := r.now()
+		now := r.clock.now()
 		// A few at a time, so that nobody waits long for the mutex.
 		for range 256 {
 			e := w.first

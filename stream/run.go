@@ -9,10 +9,6 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// unset stands for no reading of the gate's clock, whose readings are never
-// negative.
-const unset = -1
-
 // run is the state of one call of Run. Its mutex guards all that changes. It is
 // held for some hundred nanoseconds at a time, and never while a limiter that
 // may block, the source, a handler, a hook or any other function of the user is
@@ -23,8 +19,7 @@ const unset = -1
 // (they leave), revoke.go (they are lost), drain.go (the end).
 type run[M any] struct {
 	cfg   *Config[M]
-	local *flux.Limiter[string] // cfg.Limiter, if it is one
-	base  time.Time             // zero of the clock; unused with a local limiter
+	clock clock
 
 	group errgroup.Group // of all goroutines but the source's
 
@@ -45,8 +40,7 @@ type run[M any] struct {
 	// given continues that of messages that an earlier run deferred.
 	firstOrder int64
 
-	free  *entry[M] // entries to use again, linked by next
-	nfree int
+	free *entry[M] // entries to use again, linked by next; no more than a window full
 
 	held, waiting int
 	totals        Stats // what is counted for good
@@ -87,7 +81,6 @@ func newRun[M any](cfg *Config[M]) *run[M] {
 	now := time.Now()
 	r := &run[M]{
 		cfg:        cfg,
-		base:       now,
 		tenants:    make(map[string]*tenant[M]),
 		keys:       make(map[keyID[M]]*orderKey[M]),
 		watches:    make(map[<-chan struct{}]*watch[M]),
@@ -95,31 +88,12 @@ func newRun[M any](cfg *Config[M]) *run[M] {
 		armed:      unset,
 		empty:      make(chan struct{}),
 	}
-	r.local, _ = cfg.Limiter.(*flux.Limiter[string])
+	r.clock.base = now
+	r.clock.limiter, _ = cfg.Limiter.(*flux.Limiter[string])
 	r.sched.cap = cfg.TenantWorkers
 	r.recentAt, r.othersAt, r.forgotten = unset, unset, unset
 	r.work.L, r.settle.L = &r.mu, &r.mu
 	return r
-}
-
-// now reads the gate's clock. It is the limiter's if that can be had, so that
-// grants and everything else are on one clock.
-func (r *run[M]) now() int64 {
-	if r.local != nil {
-		return r.local.Now()
-	}
-	return int64(time.Since(r.base))
-}
-
-// timeOf converts a reading of the gate's clock, unset to the zero time.
-func (r *run[M]) timeOf(at int64) time.Time {
-	switch {
-	case at < 0:
-		return time.Time{}
-	case r.local != nil:
-		return r.local.Time(at)
-	}
-	return r.base.Add(time.Duration(at))
 }
 
 // unlock ends a turn of the scheduler that began at now: whatever the turn made
@@ -238,7 +212,7 @@ func earlier(a, b int64) int64 {
 func (r *run[M]) fire() {
 	defer r.firing.Done()
 	r.mu.Lock()
-	now := r.now()
+	now := r.clock.now()
 	r.armed = unset
 	r.advance(now)
 	r.unlock(now)

@@ -43,7 +43,7 @@ func (r *run[M]) settleLoop() error {
 		}
 		if e.revoked() {
 			r.giveUp(e)
-			r.unlock(r.now())
+			r.unlock(r.clock.now())
 			r.mu.Lock()
 			continue
 		}
@@ -51,7 +51,7 @@ func (r *run[M]) settleLoop() error {
 		r.mu.Unlock()
 		err := r.settleOne(e)
 		r.mu.Lock()
-		now := r.now()
+		now := r.clock.now()
 		r.settled(e, err, now)
 		r.unlock(now)
 		r.mu.Lock()
@@ -78,11 +78,11 @@ func (r *run[M]) settleOne(e *entry[M]) error {
 		err = e.delivery.Ack(ctx)
 	}
 	if hook := r.cfg.Hooks.Settled; hook != nil && err == nil {
-		info := r.info(e, e.fate.granted)
+		facts := r.facts(e, e.fate.granted)
 		if e.fate.failed() {
-			info.Attempt-- // it is counted already
+			facts.attempts-- // it is counted already
 		}
-		hook(info, e.fate.outcome, e.fate.reason)
+		hook(facts.info(), e.fate.outcome, e.fate.reason)
 	}
 	return err
 }

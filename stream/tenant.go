@@ -132,8 +132,8 @@ func (r *run[M]) tenant(a *arrival[M]) *tenant[M] {
 		switch {
 		case a.tenant == "":
 			// It is never asked for.
-		case r.local != nil:
-			t.handle = r.local.Key(a.tenant)
+		case r.clock.limiter != nil:
+			t.handle = r.clock.limiter.Key(a.tenant)
 		default:
 			t.remote = new(remote)
 		}

@@ -7,7 +7,6 @@ func (r *run[M]) entry(a *arrival[M], t *tenant[M], now int64) *entry[M] {
 		e = new(entry[M])
 	} else {
 		r.free = e.next
-		r.nfree--
 		e.next = nil
 	}
 	e.delivery, e.tenant, e.cost = a.delivery, t, a.cost
@@ -24,10 +23,6 @@ func (r *run[M]) entry(a *arrival[M], t *tenant[M], now int64) *entry[M] {
 	}
 	return e
 }
-
-// maxFree is how many unused entries are kept, as a fraction of the window: all
-// that come and go between two batches of a source, but not those of a burst.
-const maxFree = 2
 
 // complete takes e, which is settled or given up and in no list, out of the
 // window.
@@ -49,10 +44,7 @@ func (r *run[M]) complete(e *entry[M], now int64) {
 	// A worker may still look at an abandoned one.
 	if !e.abandoned {
 		*e = entry[M]{}
-		if r.nfree < max(64, r.cfg.Window/maxFree) {
-			e.next, r.free = r.free, e
-			r.nfree++
-		}
+		e.next, r.free = r.free, e
 	}
 	r.rest(t)
 }
@@ -84,15 +76,11 @@ func (r *run[M]) withdraw(e *entry[M], now int64) {
 	r.giveUp(e)
 }
 
-// info returns what hooks and handlers are told of e.
-func (r *run[M]) info(e *entry[M], granted int64) Info {
-	return Info{
-		Tenant:    e.tenant.name,
-		Cost:      e.cost,
-		Attempt:   int(e.attempts) + 1,
-		Deferrals: int(e.deferrals),
-		Published: fromUnixNano(e.published),
-		Delivered: r.timeOf(e.delivered),
-		Granted:   r.timeOf(granted),
+// facts returns what hooks and handlers may want to know of e.
+func (r *run[M]) facts(e *entry[M], granted int64) facts {
+	return facts{
+		clock: &r.clock, tenant: e.tenant.name, cost: e.cost,
+		published: e.published, delivered: e.delivered, granted: granted,
+		attempts: e.attempts, deferrals: e.deferrals,
 	}
 }

@@ -57,7 +57,7 @@ func (r *run[M]) loop(w *worker[M], handle Handler[M]) error {
 // returns false when there will be none.
 func (r *run[M]) next(w *worker[M]) bool {
 	r.mu.Lock()
-	now := r.now()
+	now := r.clock.now()
 	if w.entry != nil {
 		r.handIn(w, now)
 	}
@@ -74,7 +74,7 @@ func (r *run[M]) next(w *worker[M]) bool {
 			r.unlock(now)
 			d, err := r.cfg.Limiter.Check(r.asking, t.name, cost)
 			r.mu.Lock()
-			now = r.now()
+			now = r.clock.now()
 			r.answered(w, t, cost, d, err, now)
 			if w.entry != nil {
 				w.phase.Store(phaseHandling)
@@ -89,7 +89,7 @@ func (r *run[M]) next(w *worker[M]) bool {
 		r.unlock(now)
 		r.mu.Lock()
 		r.sleep()
-		now = r.now()
+		now = r.clock.now()
 	}
 }
 
@@ -108,9 +108,9 @@ func (r *run[M]) sleep() {
 // done by an acknowledgement.
 func (r *run[M]) process(w *worker[M], handle Handler[M]) {
 	e := w.entry
-	info := r.info(e, w.granted)
 	if hook := r.cfg.Hooks.Admitted; hook != nil {
-		hook(info)
+		facts := r.facts(e, w.granted)
+		hook(facts.info())
 	}
 	ctx := r.handling
 	if e.watch != nil {
@@ -122,13 +122,13 @@ func (r *run[M]) process(w *worker[M], handle Handler[M]) {
 		if !returned {
 			// The handler ended the goroutine, which cannot be stopped; another
 			// takes its place.
-			r.conclude(w, info, errGoexit, nil)
+			r.conclude(w, errGoexit, nil)
 			r.group.Go(func() error { return r.loop(w, handle) })
 		}
 	}()
-	err, stack := call(handle, w.context(ctx, info), e.delivery.Message())
+	err, stack := call(handle, w.context(ctx, r.facts(e, w.granted)), e.delivery.Message())
 	returned = true
-	r.conclude(w, info, err, stack)
+	r.conclude(w, err, stack)
 }
 
 // call calls a handler and returns what it returned, or its panic as an error
@@ -147,18 +147,18 @@ func call[M any](handle Handler[M], ctx context.Context, m M) (err error, stack 
 const contextsAtOnce = 32
 
 // context returns a context for a handler.
-func (w *worker[M]) context(parent context.Context, info Info) context.Context {
+func (w *worker[M]) context(parent context.Context, f facts) context.Context {
 	if len(w.contexts) == 0 {
 		w.contexts = make([]messageContext, contextsAtOnce)
 	}
 	c := &w.contexts[0]
 	w.contexts = w.contexts[1:]
-	c.Context, c.info = parent, info
+	c.Context, c.facts = parent, f
 	return c
 }
 
 // conclude finds the verdict on a message whose handler is done with err.
-func (r *run[M]) conclude(w *worker[M], info Info, err error, stack []byte) {
+func (r *run[M]) conclude(w *worker[M], err error, stack []byte) {
 	e := w.entry
 	w.fate, w.backoff = nil, 0
 	switch {
@@ -168,7 +168,7 @@ func (r *run[M]) conclude(w *worker[M], info Info, err error, stack []byte) {
 		e.delivery.Release()
 		w.verdict = verdictRevoked
 	case err == nil:
-		r.acknowledge(w, info)
+		r.acknowledge(w)
 	default:
 		r.failed(w, err, stack)
 	}
@@ -176,12 +176,13 @@ func (r *run[M]) conclude(w *worker[M], info Info, err error, stack []byte) {
 
 // acknowledge settles a message that was processed. If that fails the settlers
 // go on with it.
-func (r *run[M]) acknowledge(w *worker[M], info Info) {
+func (r *run[M]) acknowledge(w *worker[M]) {
 	switch err := w.entry.delivery.Ack(r.settling); {
 	case err == nil:
 		w.verdict = verdictDone
 		if hook := r.cfg.Hooks.Settled; hook != nil {
-			hook(info, Process, ReasonNone)
+			facts := r.facts(w.entry, w.granted)
+			hook(facts.info(), Process, ReasonNone)
 		}
 	case errors.Is(err, ErrRevoked):
 		w.verdict = verdictRevoked

@@ -1,0 +1,175 @@
+package stream_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fluxlimiter/flux"
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
+)
+
+// benchMessage is a message and its delivery in one, so that the source of a
+// benchmark allocates nothing.
+type benchMessage struct {
+	tenant  string
+	settled *atomic.Int64
+}
+
+func (m *benchMessage) Message() *benchMessage                       { return m }
+func (m *benchMessage) Meta() stream.Meta                            { return stream.Meta{} }
+func (m *benchMessage) Revoked() <-chan struct{}                     { return nil }
+func (m *benchMessage) Ack(context.Context) error                    { m.settled.Add(1); return nil }
+func (m *benchMessage) Defer(context.Context, stream.Deferral) error { m.settled.Add(1); return nil }
+func (m *benchMessage) DeadLetter(context.Context, stream.Letter) error {
+	m.settled.Add(1)
+	return nil
+}
+func (m *benchMessage) Release() { m.settled.Add(1) }
+
+// benchSource delivers messages in rounds of all tenants, until each of n is
+// delivered, and returns when all are settled.
+type benchSource struct {
+	messages []benchMessage
+	n        int
+	settled  atomic.Int64
+}
+
+func newBenchSource(tenants int) *benchSource {
+	s := &benchSource{messages: make([]benchMessage, tenants)}
+	for i := range s.messages {
+		s.messages[i] = benchMessage{fmt.Sprintf("tenant-%d", i), &s.settled}
+	}
+	return s
+}
+
+func (s *benchSource) Run(ctx context.Context, in stream.Intake[*benchMessage]) error {
+	for i := 0; i < s.n; {
+		room, err := in.Room(ctx, s.n-i)
+		if err != nil {
+			return nil
+		}
+		for range room {
+			if err := in.Deliver(ctx, &s.messages[i%len(s.messages)]); err != nil {
+				return nil
+			}
+			i++
+		}
+	}
+	return nil
+}
+
+// BenchmarkGate is the cost of a message that nothing holds back: 1,000
+// tenants, a handler that does nothing. The first rounds, in which tenants are
+// set up, are not counted.
+func BenchmarkGate(b *testing.B) {
+	for _, limit := range []gcra.Limit{gcra.Unlimited(), gcra.PerSecond(1_000_000_000)} {
+		b.Run(limit.String(), func(b *testing.B) {
+			lim, err := flux.New(flux.Config[string]{Limit: limit})
+			if err != nil {
+				b.Fatal(err)
+			}
+			gate, err := stream.New(stream.Config[*benchMessage]{
+				Limiter: lim, Tenant: func(m *benchMessage) string { return m.tenant },
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			src := newBenchSource(1000)
+			src.n = b.N + 10_000
+			b.ReportAllocs()
+			var count atomic.Int64
+			if err := gate.Run(b.Context(), src, func(context.Context, *benchMessage) error {
+				if count.Add(1) == 10_000 {
+					b.ResetTimer()
+				}
+				return nil
+			}); err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "Mmsg/s")
+			if n := src.settled.Load(); n != int64(src.n) {
+				b.Fatalf("%d settled, want %d", n, src.n)
+			}
+		})
+	}
+}
+
+// BenchmarkParked parks ten messages of each of 100,000 throttled tenants: a
+// million. Half of them wait, in virtual time, until they are processed, and
+// the others are released. See TestParkedMemory for what one takes in memory.
+func BenchmarkParked(b *testing.B) {
+	const tenants, each = 100_000, 11
+	for b.Loop() {
+		synctest.Test(new(testing.T), func(*testing.T) {
+			park(b, tenants, each, func(gate *stream.Gate[*benchMessage]) {})
+		})
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/(tenants*each), "ns/event")
+}
+
+// TestParkedMemory holds that a parked message takes no more than 200 bytes of
+// the gate, its tenant with ten of them included.
+func TestParkedMemory(t *testing.T) {
+	const tenants, each = 10_000, 11
+	synctest.Test(t, func(t *testing.T) {
+		var before, parked uint64
+		before = heapInUse()
+		park(t, tenants, each, func(gate *stream.Gate[*benchMessage]) {
+			parked = heapInUse()
+			if stats := gate.Stats(); stats.Waiting != tenants*(each-1) {
+				t.Errorf("%d messages parked, want %d", stats.Waiting, tenants*(each-1))
+			}
+		})
+		// The messages themselves, one for each tenant, take 64 bytes with their
+		// names.
+		got := (float64(parked) - float64(before) - 64*tenants) / (tenants * (each - 1))
+		t.Logf("%.0f bytes per parked message", got)
+		if got > 200 {
+			t.Errorf("%.0f bytes per parked message, want at most 200", got)
+		}
+	})
+}
+
+// park runs a gate with so many messages of each of so many tenants, of which
+// one a second is admitted. half is called when all but one of each are parked.
+// When half of them are processed the gate drains.
+func park(tb testing.TB, tenants, each int, half func(*stream.Gate[*benchMessage])) {
+	tb.Helper()
+	lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(1)})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	gate, err := stream.New(stream.Config[*benchMessage]{
+		Limiter: lim, Tenant: func(m *benchMessage) string { return m.tenant },
+		Window: 2 * tenants * each, Policy: stream.Policy{MaxWait: time.Hour},
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	src := newBenchSource(tenants)
+	src.n = tenants * each
+	ctx, cancel := context.WithCancel(context.Background())
+	time.AfterFunc(500*time.Millisecond, func() { half(gate) })
+	time.AfterFunc(time.Duration(each/2)*time.Second+500*time.Millisecond, cancel)
+	if err := gate.Run(ctx, src, func(context.Context, *benchMessage) error { return nil }); err != nil {
+		tb.Fatal(err)
+	}
+	if n := src.settled.Load(); n != int64(src.n) {
+		tb.Fatalf("%d settled, want %d", n, src.n)
+	}
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
