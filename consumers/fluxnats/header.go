@@ -60,9 +60,12 @@ func copyHeaders(from nats.Header) nats.Header {
 	return to
 }
 
-// validKey reports whether the client library sends a header with such a key.
+// validKey reports whether the client library sends a header with such a key. Its
+// rule is stricter than the protocol's, and than what it receives.
 func validKey(key string) bool {
-	return key != "" && !strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == ':' })
+	return key != "" && !strings.ContainsFunc(key, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"()/,:;<=>?@[\]{}`, r)
+	})
 }
 
 // setText sets a header to any text. Everything but printable ASCII is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"runtime"
@@ -226,6 +227,20 @@ func (e *env) send(m *nats.Msg) uint64 {
 		e.Fatal(err)
 	}
 	return ack.Sequence
+}
+
+// raw publishes with headers that the client library would not send.
+func (e *env) raw(subject, headers string) {
+	e.Helper()
+	c, err := e.srv.Load().InProcessConn()
+	if err != nil {
+		e.Fatal(err)
+	}
+	defer c.Close()
+	go io.Copy(io.Discard, c)
+	h := "NATS/1.0\r\n" + headers + "\r\n"
+	fmt.Fprintf(c, "CONNECT {\"headers\":true,\"verbose\":false}\r\nHPUB %s %d %d\r\n%s\r\nPING\r\n", subject, len(h), len(h), h)
+	time.Sleep(time.Millisecond)
 }
 
 func (e *env) info() *jetstream.ConsumerInfo {

@@ -97,6 +97,20 @@ func FuzzReadHistory(f *testing.F) {
 	})
 }
 
+// Every key that is copied can be sent, and every one that cannot is left out.
+func TestValidKeys(t *testing.T) {
+	bubble(t, func(e *env) {
+		for c := range rune(256) {
+			key := "X" + string(c)
+			copied := fluxnats.CopyHeaders(nats.Header{key: {"v"}})
+			err := e.nc.PublishMsg(&nats.Msg{Subject: "nowhere", Header: nats.Header{key: {"v"}}})
+			if sends := err == nil; sends != (len(copied) == 1) {
+				t.Errorf("%q: copied %v, sent %v", key, copied, err)
+			}
+		}
+	})
+}
+
 func TestCopyHeaders(t *testing.T) {
 	from := nats.Header{
 		"Nats-Msg-Id": {"a b"}, "Nats-TTL": {"1s"}, "Nats-Rollup": {"all"}, "NATS-expected-Stream": {"X"}, "Nats": {"kept"}, "Natsy-X": {"kept"},
