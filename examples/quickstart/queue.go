@@ -95,20 +95,16 @@ func (q *queue) refuseUsed(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("looking at consumer %s of stream %s: %w", consumerName, streamName, err)
 	}
-	if info := consumer.CachedInfo(); info.NumWaiting > 0 || info.NumAckPending > 0 {
+	if consumer.CachedInfo().NumWaiting > 0 {
 		return fmt.Errorf("consumer %s of stream %s is in use: is another quickstart running?", consumerName, streamName)
 	}
 	left, dead, err := q.count(ctx)
 	if err != nil {
 		return err
 	}
-	for _, s := range []struct {
-		name string
-		n    int64
-	}{{streamName, left}, {deadName, dead}} {
-		if s.n > 0 {
-			return fmt.Errorf("stream %s holds %s, maybe of an earlier run: remove them with nats stream purge %s", s.name, messages(s.n), s.name)
-		}
+	if left > 0 || dead > 0 {
+		return fmt.Errorf("stream %s holds %s and stream %s holds %s: if an earlier run left them, remove both with nats stream rm",
+			streamName, messages(left), deadName, messages(dead))
 	}
 	return nil
 }
