@@ -51,7 +51,7 @@ func (l *Limiter[K]) Wait(ctx context.Context, key K, n int64) error {
 	case res := <-w.to:
 		return res.Err
 	case <-ctx.Done():
-		if room.leave(w) {
+		if room.leave(w, ctx.Err()) {
 			return ctx.Err()
 		}
 		res := <-w.to
@@ -78,15 +78,19 @@ func (l *Limiter[K]) WaitAsync(ctx context.Context, key K, n int64) <-chan Resul
 
 // try answers a request that need not wait, without a lock, and reports whether
 // there was an answer.
-func (l *Limiter[K]) try(ctx context.Context, key K, n int64) (Decision, bool, error) {
-	if err := ctx.Err(); err != nil {
-		return Decision{}, true, err
+func (l *Limiter[K]) try(ctx context.Context, key K, n int64) (d Decision, done bool, err error) {
+	switch err = ctx.Err(); {
+	case err != nil:
+	case l.closed.Load():
+		err = ErrClosed
+	default:
+		d, err = l.checkAt(key, l.Now(), n)
 	}
-	if l.closed.Load() {
-		return Decision{}, true, ErrClosed
+	done = err != nil || d.Allowed
+	if done && l.hooks.waits() {
+		l.hooks.afterWait(ended[K]{key: key, n: n, res: resultOf(d, n, err)})
 	}
-	d, err := l.Check(ctx, key, n)
-	return d, err != nil || d.Allowed, err
+	return d, done, err
 }
 
 // answered returns a channel with its result in it.

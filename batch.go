@@ -33,6 +33,15 @@ const (
 // RetryAfter is the time after which the whole batch would pass. CheckAll itself
 // fails only for a mode that does not exist.
 func (l *Limiter[K]) CheckAll(ctx context.Context, reqs []Request[K], mode Mode) ([]Result, error) {
+	if mode > AsManyAsPossible {
+		return nil, fmt.Errorf("flux: CheckAll: unknown mode %d", mode)
+	}
+	if l.hooks != nil {
+		ctx = orBackground(ctx)
+		for _, req := range reqs {
+			l.hooks.beforeCheck(ctx, req.Key, req.N)
+		}
+	}
 	now := l.Now()
 	results := make([]Result, len(reqs))
 	switch mode {
@@ -47,8 +56,11 @@ func (l *Limiter[K]) CheckAll(ctx context.Context, reqs []Request[K], mode Mode)
 		for i, req := range reqs {
 			results[i] = l.checkMost(req.Key, now, req.N)
 		}
-	default:
-		return nil, fmt.Errorf("flux: CheckAll: unknown mode %d", mode)
+	}
+	if l.hooks != nil {
+		for i, req := range reqs {
+			l.hooks.afterCheck(ctx, req.Key, req.N, results[i].Decision, results[i].Err)
+		}
 	}
 	return results, nil
 }

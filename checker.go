@@ -53,6 +53,3 @@ func (d Decision) paced() gcra.Decision {
 type Checker[K comparable] interface {
 	Check(ctx context.Context, key K, n int64) (Decision, error)
 }
-
-// Middleware wraps a Checker in another.
-type Middleware[K comparable] func(Checker[K]) Checker[K]

@@ -63,13 +63,19 @@ func (l *Limiter[K]) CleanupStale(ctx context.Context, olderThan time.Duration) 
 		return 0, fmt.Errorf("flux: cleanup: olderThan %v is negative", olderThan)
 	}
 	ctx = orBackground(ctx)
-	before := l.terms.Load().pace.at(l.Now() - int64(olderThan))
-	removed := 0
+	start := l.Now()
+	removed, err := l.sweep(ctx, l.terms.Load().pace.at(start-int64(olderThan)))
+	l.hooks.afterCleanup(removed, time.Duration(l.Now()-start), err)
+	return removed, err
+}
+
+// sweep forgets the keys that were fresh at a time of the paced clock.
+func (l *Limiter[K]) sweep(ctx context.Context, at int64) (removed int, err error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return removed, err
 		}
-		n, done := l.table.Sweep(before, sweepStep)
+		n, done := l.table.Sweep(at, sweepStep)
 		removed += n
 		if done {
 			return removed, nil

@@ -1,6 +1,9 @@
 package flux
 
-import "sync/atomic"
+import (
+	"context"
+	"sync/atomic"
+)
 
 // Key resolves key once, for callers that check the same key many times: a
 // check on a handle with the batch's time costs a fraction of a keyed one.
@@ -25,6 +28,23 @@ type Handle[K comparable] struct {
 // CheckAt decides like [Limiter.Check], at a time read from [Limiter.Now]. A
 // time that is earlier than others used before is safe: it never admits more.
 func (h *Handle[K]) CheckAt(now, n int64) (Decision, error) {
+	if h.lim.hooks != nil {
+		return h.hookedCheckAt(now, n)
+	}
+	return h.checkAt(now, n)
+}
+
+// hookedCheckAt is CheckAt between its hooks.
+func (h *Handle[K]) hookedCheckAt(now, n int64) (Decision, error) {
+	ctx := context.Background()
+	h.lim.hooks.beforeCheck(ctx, h.key, n)
+	d, err := h.checkAt(now, n)
+	h.lim.hooks.afterCheck(ctx, h.key, n, d, err)
+	return d, err
+}
+
+// checkAt is CheckAt without hooks.
+func (h *Handle[K]) checkAt(now, n int64) (Decision, error) {
 	r := h.current()
 	if h.mark.Load() != 0 {
 		return h.room.check(h.key, now, n)

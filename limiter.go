@@ -40,6 +40,10 @@ type Config[K comparable] struct {
 	// Default to 262144, and a quarter of MaxWaiters, at least 1.
 	MaxWaiters    int
 	MaxKeyWaiters int
+
+	// Hooks are told what the limiter does: see [Hook].
+	// Defaults to nil: nobody is.
+	Hooks []Hook
 }
 
 // defaultMaxWaiters is some 70 MB of parked WaitAsync calls.
@@ -90,6 +94,7 @@ func (cfg Config[K]) withDefaults() (Config[K], error) {
 // A nil context is taken for context.Background.
 type Limiter[K comparable] struct {
 	cfg   Config[K]
+	hooks *hooks[K] // nil if there are none
 	table *gcra.Table[K]
 	base  time.Time
 	seed  maphash.Seed
@@ -98,8 +103,8 @@ type Limiter[K comparable] struct {
 	terms    atomic.Pointer[terms]
 	set      atomic.Pointer[setLimits[K]] // nil until a key's limit is set
 	version  uint64                       // of terms.limit, under changing
+	limits   limitCache
 
-	limits  limitCache
 	closed  atomic.Bool
 	waiting atomic.Int64 // how many wait, in all rooms
 	marked  atomic.Int64 // the sum of marks
@@ -119,7 +124,11 @@ func New[K comparable](cfg Config[K]) (*Limiter[K], error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Limiter[K]{cfg: cfg, table: table, base: time.Now(), seed: maphash.MakeSeed()}
+	hooks, err := newHooks[K](cfg.Hooks)
+	if err != nil {
+		return nil, err
+	}
+	l := &Limiter[K]{cfg: cfg, hooks: hooks, table: table, base: time.Now(), seed: maphash.MakeSeed()}
 	l.terms.Store(&terms{limit: cfg.Limit})
 	l.openRooms()
 	return l, nil
@@ -140,10 +149,21 @@ func (l *Limiter[K]) Time(at int64) time.Time { return l.base.Add(time.Duration(
 //
 // A Check after [Limiter.Close] decides as ever.
 func (l *Limiter[K]) Check(ctx context.Context, key K, n int64) (Decision, error) {
+	if l.hooks != nil {
+		return l.hookedCheck(orBackground(ctx), key, n)
+	}
 	return l.checkAt(key, l.Now(), n)
 }
 
-// checkAt is Check at a given time.
+// hookedCheck is Check between its hooks.
+func (l *Limiter[K]) hookedCheck(ctx context.Context, key K, n int64) (Decision, error) {
+	l.hooks.beforeCheck(ctx, key, n)
+	d, err := l.checkAt(key, l.Now(), n)
+	l.hooks.afterCheck(ctx, key, n, d, err)
+	return d, err
+}
+
+// checkAt decides at a given time.
 func (l *Limiter[K]) checkAt(key K, now, n int64) (Decision, error) {
 	t, own := l.terms.Load(), l.ownLimit(key)
 	// After the limit was read: while it is being changed, the key is marked.

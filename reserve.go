@@ -43,7 +43,7 @@ func (l *Limiter[K]) Reserve(ctx context.Context, key K, n int64) (*Reservation[
 // step for each one in the queue before it.
 func (r *Reservation[K]) Delay() time.Duration {
 	r.room.mu.Lock()
-	defer r.room.mu.Unlock()
+	defer r.room.unlock()
 	now := r.room.lim.Now()
 	if q := r.w.queue; q != nil {
 		r.room.advance(q, now)
@@ -66,4 +66,4 @@ func (r *Reservation[K]) Delay() time.Duration {
 // Cancel gives the place up: nothing is spent, and everyone behind moves up at
 // once. It does nothing when the turn has come, and the tokens are spent; see
 // [Limiter.Refund] for those.
-func (r *Reservation[K]) Cancel() { r.room.leave(&r.w) }
+func (r *Reservation[K]) Cancel() { r.room.leave(&r.w, context.Canceled) }

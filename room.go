@@ -29,19 +29,11 @@ type room[K comparable] struct {
 	agenda agenda[K]
 	timer  *time.Timer
 	set    int64 // the turn that timer is set to, math.MaxInt64 if to none
-}
 
-// group is those who wait in a room on behalf of one context, and leave when it
-// ends: one function to be called, not one for each of them. It is guarded by
-// the room's lock.
-type group[K comparable] struct {
-	head  *waiter[K]
-	done  <-chan struct{}
-	unset func() bool // calls the call off
-
-	// answer takes the results of a group that is a Stream instead: it sees to
-	// the end of its context by itself, and keeps no list.
-	answer func(*waiter[K], Result)
+	// For hooks that want to know about waits: who waits, since when; and waits
+	// that are over, to be told of when the lock is released.
+	since map[*waiter[K]]ended[K]
+	over  []ended[K]
 }
 
 // openRooms makes the rooms, empty.
@@ -53,6 +45,7 @@ func (l *Limiter[K]) openRooms() {
 			lim:    l,
 			queues: make(map[K]*queue[K]),
 			groups: make(map[<-chan struct{}]*group[K]),
+			since:  make(map[*waiter[K]]ended[K]),
 			set:    math.MaxInt64,
 		}
 	}
@@ -87,12 +80,37 @@ func (l *Limiter[K]) Close() {
 	}
 }
 
+// unlock releases the lock, and then tells of the waits that ended under it.
+func (r *room[K]) unlock() {
+	over := r.over
+	r.over = nil
+	r.mu.Unlock()
+	for _, e := range over {
+		r.lim.hooks.afterWait(e)
+	}
+}
+
 // join lets w wait for key unless its tokens can be had at once, which the
 // decision then says. With together, w leaves when ctx ends; otherwise that is up
 // to the caller.
 func (r *room[K]) join(ctx context.Context, key K, w *waiter[K], together bool) (Decision, error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
+	d, err := r.enter(ctx, key, w, together)
+	if r.lim.hooks.waits() {
+		e := ended[K]{key: key, n: w.n, since: r.lim.Now()}
+		if w.queue != nil {
+			r.since[w] = e
+		} else {
+			e.res = resultOf(d, w.n, err)
+			r.over = append(r.over, e)
+		}
+	}
+	return d, err
+}
+
+// enter is join under the lock.
+func (r *room[K]) enter(ctx context.Context, key K, w *waiter[K], together bool) (Decision, error) {
 	l := r.lim
 	if l.closed.Load() {
 		return Decision{}, ErrClosed
@@ -155,15 +173,16 @@ func (l *Limiter[K]) admit(ctx context.Context, q *queue[K], now int64, wait tim
 	return nil
 }
 
-// leave lets w go without its tokens, and reports whether it still waited.
-func (r *room[K]) leave(w *waiter[K]) bool {
+// leave lets w go without its tokens, because of err, and reports whether it
+// still waited.
+func (r *room[K]) leave(w *waiter[K], err error) bool {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.cancel(w, r.lim.Now())
+	defer r.unlock()
+	return r.cancel(w, r.lim.Now(), err)
 }
 
 // cancel is leave under the lock. A turn that has come by now is not given back.
-func (r *room[K]) cancel(w *waiter[K], now int64) bool {
+func (r *room[K]) cancel(w *waiter[K], now int64, err error) bool {
 	q := w.queue
 	if q == nil {
 		return false
@@ -175,8 +194,7 @@ func (r *room[K]) cancel(w *waiter[K], now int64) bool {
 	}
 	first := w == q.head
 	q.unlink(w)
-	r.lim.waiting.Add(-1)
-	r.ungroup(w)
+	r.end(w, Result{Err: err})
 	if first {
 		q.reckon(r.lim.terms.Load().pace.at(now))
 		r.advance(q, now)
@@ -187,7 +205,7 @@ func (r *room[K]) cancel(w *waiter[K], now int64) bool {
 // check decides a request for a key that may have a queue.
 func (r *room[K]) check(key K, now, n int64) (Decision, error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	pace := r.lim.terms.Load().pace
 	if q := r.queues[key]; q != nil {
 		r.advance(q, now)
@@ -208,12 +226,12 @@ func (r *room[K]) interrupt(key K) (resume func()) {
 	r.mu.Lock()
 	q := r.queues[key]
 	if q == nil {
-		return r.mu.Unlock
+		return r.unlock
 	}
 	now := r.lim.Now()
 	r.advance(q, now)
 	return func() {
-		defer r.mu.Unlock()
+		defer r.unlock()
 		q.reckon(r.lim.terms.Load().pace.at(now))
 		r.advance(q, now)
 		r.settle(q, now)
@@ -223,7 +241,7 @@ func (r *room[K]) interrupt(key K) (resume func()) {
 // wake is called by the timer.
 func (r *room[K]) wake() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	r.set = math.MaxInt64
 	now := r.lim.Now()
 	paced := r.lim.terms.Load().pace.at(now)
@@ -244,7 +262,7 @@ func (l *Limiter[K]) advanceAll() {
 
 func (r *room[K]) advanceAll() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	now := r.lim.Now()
 	for _, q := range r.queues {
 		r.advance(q, now)
@@ -256,7 +274,7 @@ func (r *room[K]) advanceAll() {
 // rearm sets the timer anew after the pace has changed.
 func (r *room[K]) rearm() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	r.set = math.MaxInt64
 	r.arm(r.lim.Now())
 }
@@ -264,7 +282,7 @@ func (r *room[K]) rearm() {
 // clear ends every wait with err.
 func (r *room[K]) clear(err error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	now := r.lim.Now()
 	for _, q := range r.queues {
 		for q.head != nil {
@@ -299,16 +317,26 @@ func (r *room[K]) advance(q *queue[K], now int64) {
 	}
 }
 
-// result ends the wait of w, which has left its queue.
+// result tells w, which has left its queue, what became of it.
 func (r *room[K]) result(w *waiter[K], res Result) {
 	g := w.group
-	r.lim.waiting.Add(-1)
-	r.ungroup(w)
+	r.end(w, res)
 	if w.to == nil {
 		g.answer(w, res)
 		return
 	}
 	w.to <- res
+}
+
+// end strikes w, which has left its queue, off everything else.
+func (r *room[K]) end(w *waiter[K], res Result) {
+	r.lim.waiting.Add(-1)
+	r.ungroup(w)
+	if e, ok := r.since[w]; ok {
+		delete(r.since, w)
+		e.waited, e.res = time.Duration(r.lim.Now()-e.since), res
+		r.over = append(r.over, e)
+	}
 }
 
 // settle brings the agenda and the timer up to date after q has changed.
@@ -351,56 +379,4 @@ func (r *room[K]) arm(now int64) {
 		return
 	}
 	r.timer.Reset(in)
-}
-
-// enroll lets w, which has just joined, leave with ctx.
-func (r *room[K]) enroll(ctx context.Context, w *waiter[K]) {
-	done := ctx.Done()
-	if done == nil {
-		return
-	}
-	g := r.groups[done]
-	if g == nil {
-		g = &group[K]{done: done}
-		g.unset = context.AfterFunc(ctx, func() { r.dismiss(g, ctx.Err()) })
-		r.groups[done] = g
-	}
-	w.group = g
-	if g.head != nil {
-		w.gnext, g.head.gprev = g.head, w
-	}
-	g.head = w
-}
-
-// ungroup takes w out of its group.
-func (r *room[K]) ungroup(w *waiter[K]) {
-	g := w.group
-	if g == nil || g.answer != nil {
-		return
-	}
-	if w.gprev != nil {
-		w.gprev.gnext = w.gnext
-	} else {
-		g.head = w.gnext
-	}
-	if w.gnext != nil {
-		w.gnext.gprev = w.gprev
-	}
-	w.group, w.gnext, w.gprev = nil, nil, nil
-	if g.head == nil {
-		g.unset()
-		delete(r.groups, g.done)
-	}
-}
-
-// dismiss ends the waits of a group whose context has ended.
-func (r *room[K]) dismiss(g *group[K], err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := r.lim.Now()
-	for g.head != nil {
-		if w := g.head; r.cancel(w, now) {
-			w.to <- Result{Err: err}
-		}
-	}
 }

@@ -87,7 +87,7 @@ func (s *stream[K]) run(ctx context.Context, in <-chan Request[K], out chan<- Re
 			ready = ready[1:]
 		case <-s.news:
 		case <-ctx.Done():
-			s.stop(ready)
+			s.stop(ready, ctx.Err())
 			return
 		}
 	}
@@ -140,7 +140,7 @@ func (s *stream[K]) take(spare []Response[K]) ([]Response[K], int) {
 }
 
 // stop ends the waits, and takes back what was granted and nobody received.
-func (s *stream[K]) stop(ready []Response[K]) {
+func (s *stream[K]) stop(ready []Response[K], err error) {
 	s.mu.Lock()
 	waiting := make(map[*waiter[K]]Request[K], len(s.waiting))
 	for w, req := range s.waiting {
@@ -148,7 +148,7 @@ func (s *stream[K]) stop(ready []Response[K]) {
 	}
 	s.mu.Unlock()
 	for w, req := range waiting {
-		s.lim.room(s.lim.hash(req.Key)).leave(w)
+		s.lim.room(s.lim.hash(req.Key)).leave(w, err)
 	}
 	rest, _ := s.take(nil)
 	for _, res := range append(ready, rest...) {
