@@ -1,6 +1,9 @@
 package fluxnats
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	// ackLinger is how long acknowledgements are collected while much is held.
@@ -12,9 +15,29 @@ const (
 	// consumer that waits for each acknowledgement.
 	ackLingerHeld = 64
 
+	// ackMemory is how many of the last acknowledgements are remembered.
+	ackMemory = 4096
+
 	// ackRetry is the pause after an acknowledgement that could not be sent.
 	ackRetry = 100 * time.Millisecond
 )
+
+// recentAcks remembers the sequences of the messages that were acknowledged last.
+// An acknowledgement may be lost with the connection; the message then comes
+// again, and must be acknowledged again and not be handled again.
+type recentAcks struct {
+	seqs [ackMemory]uint64
+	next int
+}
+
+func (a *recentAcks) add(seq uint64) {
+	a.seqs[a.next] = seq
+	a.next = (a.next + 1) % ackMemory
+}
+
+// has takes a microsecond or two. Only messages that the server delivered before
+// are looked for.
+func (a *recentAcks) has(seq uint64) bool { return slices.Contains(a.seqs[:], seq) }
 
 // acknowledge sends the acknowledgements, until nothing is held any more. A
 // message counts as held until its acknowledgement is sent.
@@ -39,6 +62,7 @@ func (r *run) acknowledge() {
 		r.mu.Lock()
 		for _, d := range batch[:sent] {
 			r.letGo(d)
+			r.recent.add(d.seq)
 		}
 		r.acks = append(r.acks, batch[sent:]...)
 		again := sent < len(batch)

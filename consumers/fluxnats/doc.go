@@ -74,9 +74,9 @@
 //
 // Delivery is at least once. A message is handled a second time only if the
 // process or the server fails between its processing and the arrival of its
-// acknowledgement, or if the connection is lost for longer than AckWait. A
-// message that comes again while this source still holds it is not delivered
-// again. Deferred copies and dead letters carry a message id made from the
+// acknowledgement, or if the connection is lost for longer than AckWait and the
+// message is given to another member. A message that comes again while this
+// source still holds it, or has just acknowledged it, is not delivered again. Deferred copies and dead letters carry a message id made from the
 // sequence of the message, so that one that is published twice, because the
 // confirmation was lost, is stored once within the stream's duplicate window.
 //

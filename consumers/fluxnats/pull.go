@@ -186,6 +186,14 @@ func (r *run) receive(m *nats.Msg) {
 		r.src.stats.swallowed.Add(1)
 		return
 	}
+	if d.redelivered && r.recent.has(d.seq) {
+		r.hold(d, now)
+		r.acks = append(r.acks, d)
+		r.mu.Unlock()
+		poke(r.acking)
+		r.src.stats.swallowed.Add(1)
+		return
+	}
 	if c, ok := r.naks[d.seq]; ok {
 		delete(r.naks, d.seq)
 		d.counts = c

@@ -43,6 +43,7 @@ type run struct {
 	waiting  int                  // received and not yet delivered
 	requests requests
 	acks     []*delivery // to be acknowledged
+	recent   recentAcks
 	released []*delivery // given up, to be handed back when the server sends no more
 	draining bool        // it does not
 	isIdle   bool

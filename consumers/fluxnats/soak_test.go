@@ -95,7 +95,9 @@ func soak(e *env, seed uint64, faults bool) {
 		case out == 0 && meta.Deferrals < 5, out == 1 && meta.Deferrals < 5, out == 2:
 			until := time.Now().Add(time.Duration(turn.Int64N(int64(20 * time.Second))))
 			if out == 2 && meta.Deferrals >= 5 {
-				settle = func(ctx context.Context) error { return d.DeadLetter(ctx, stream.Letter{Reason: stream.ReasonDeferrals}) }
+				settle = func(ctx context.Context) error {
+					return d.DeadLetter(ctx, stream.Letter{Reason: stream.ReasonDeferrals})
+				}
 				break
 			}
 			book.mu.Lock()
@@ -112,7 +114,9 @@ func soak(e *env, seed uint64, faults bool) {
 			d.Release()
 			return
 		case out == 3:
-			settle = func(ctx context.Context) error { return d.DeadLetter(ctx, stream.Letter{Reason: stream.ReasonPermanent}) }
+			settle = func(ctx context.Context) error {
+				return d.DeadLetter(ctx, stream.Letter{Reason: stream.ReasonPermanent})
+			}
 		}
 		book.mu.Lock()
 		book.settled[i]++

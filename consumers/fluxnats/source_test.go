@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -190,6 +191,38 @@ func TestRedeliveryOfAHeldMessageIsSwallowed(t *testing.T) {
 		}
 		if info := e.info(); info.NumAckPending != 0 {
 			t.Errorf("ack pending %d", info.NumAckPending)
+		}
+	})
+}
+
+// An acknowledgement that is lost on the way is sent again when the message
+// comes again, and the message is not handled again.
+func TestLostAcknowledgementIsSentAgain(t *testing.T) {
+	bubble(t, func(e *env) {
+		e.source(fluxnats.Config{}, fluxnats.Layout{AckWait: time.Second})
+		e.publish(100)
+		var lossy atomic.Bool
+		lossy.Store(true)
+		l := line{drop: func(b []byte) bool { return lossy.Load() && bytes.Contains(b, []byte("+ACK")) }}
+		nc := e.dial(&l)
+		defer nc.Close()
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		src := e.sourceOn(js, fluxnats.Config{})
+		var seen tally
+		r := e.run(src, newIntake(64, func(ctx context.Context, d delivery) {
+			seen.add(d.Message())
+			e.must(d.Ack(ctx))
+		}))
+		time.Sleep(500 * time.Millisecond)
+		lossy.Store(false)
+		time.Sleep(10 * time.Second)
+		r.stop()
+		seen.exactly(e.T, 100)
+		if got, info := src.Stats(), e.info(); got.Swallowed == 0 || info.NumAckPending != 0 {
+			t.Errorf("%+v, ack pending %d", got, info.NumAckPending)
 		}
 	})
 }
