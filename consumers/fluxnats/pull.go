@@ -179,19 +179,15 @@ func (r *run) receive(m *nats.Msg) {
 	q := &r.requests
 	q.asked = max(q.asked-1, 0)
 	q.heard, q.failures = now, 0
-	if r.held[d.seq] != nil {
-		// The server gave up on a message that is still held, because the
-		// connection was lost for longer than AckWait. It is alive.
+	if r.known(d, now) {
+		// It takes no room, so there may be some for others.
+		low := q.low(r.waiting)
 		r.mu.Unlock()
 		r.src.stats.swallowed.Add(1)
-		return
-	}
-	if d.redelivered && r.recent.has(d.seq) {
-		r.hold(d, now)
-		r.acks = append(r.acks, d)
-		r.mu.Unlock()
 		poke(r.acking)
-		r.src.stats.swallowed.Add(1)
+		if low {
+			poke(r.hungry)
+		}
 		return
 	}
 	if c, ok := r.naks[d.seq]; ok {
@@ -211,6 +207,23 @@ func (r *run) receive(m *nats.Msg) {
 		return
 	}
 	poke(r.arrived)
+}
+
+// known reports whether d is a redelivery of a message that is still held,
+// because the connection was lost for longer than AckWait, or of one whose
+// acknowledgement was lost: that is sent again. The lock must be held.
+func (r *run) known(d *delivery, now time.Duration) bool {
+	switch {
+	case !d.redelivered:
+		return false
+	case r.held[d.seq] != nil:
+		return true
+	case r.recent.has(d.seq):
+		r.hold(d, now)
+		r.acks = append(r.acks, d)
+		return true
+	}
+	return false
 }
 
 // status handles what the server says of a request.
