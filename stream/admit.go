@@ -1,7 +1,7 @@
 package stream
 
 import (
-	"math/bits"
+	"math"
 	"time"
 
 	"github.com/fluxlimiter/flux"
@@ -37,6 +37,13 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 	}
 	r.recentAt = now
 
+	select {
+	case <-a.revoked: // never, if it is nil
+		e.watch.gone.Store(true)
+		r.leave(e)
+		return
+	default:
+	}
 	if t.name == "" {
 		r.decide(e, &fate{outcome: r.cfg.Policy.OnNoTenant, reason: ReasonNoTenant})
 		return
@@ -94,16 +101,20 @@ func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 	t := e.tenant
 	held := t.held - 1 // without this one
 	wait := int64(0)
-	limit := gcra.Limit{}
+	var d flux.Decision
 	if t.limited {
-		wait, limit = r.predict(t, t.queued+e.cost, now)
+		wait, d = r.predict(t, t.queued+e.cost, now)
+		if head := t.head(); head != nil && t.where == placeWaiting && t.handle != nil {
+			// The limit may have been raised since the tenant began to wait.
+			t.grantAt = min(t.grantAt, now+r.delay(d, now, head.cost, now))
+		}
 	}
 	turn = now + wait
 	share := r.cfg.TenantWindow
 	if e.deferrals == 0 && t.horizon > now && t.waiting > 0 {
 		// Messages that arrived earlier are on their way back: they come first,
 		// and find places that the newcomers have left them.
-		turn = max(turn, t.horizon+r.interval(t, limit, e.cost))
+		turn = max(turn, t.horizon+r.interval(t, d, e.cost))
 		share = (share + 1) / 2
 	}
 	maxAge := int64(r.cfg.Policy.MaxAge)
@@ -127,20 +138,19 @@ func (r *run[M]) alone(t *tenant[M], now int64) bool {
 }
 
 // predict returns how long from now the last of cost tokens of t's will have to
-// wait if all are taken in order, and the limit.
-func (r *run[M]) predict(t *tenant[M], cost, now int64) (wait int64, limit gcra.Limit) {
-	var d flux.Decision
+// wait if all are taken in order, and the decision that says so.
+func (r *run[M]) predict(t *tenant[M], cost, now int64) (wait int64, d flux.Decision) {
 	at := now
 	switch {
 	case t.handle != nil:
 		var err error
 		if d, err = t.handle.CheckAt(now, 0); err != nil {
-			return 0, gcra.Limit{}
+			return 0, flux.Decision{}
 		}
 	case t.remote != nil:
 		d, at = t.remote.last, t.remote.at
 	}
-	return r.delay(d, at, cost, now), d.Limit()
+	return r.delay(d, at, cost, now), d
 }
 
 // delay is predict with a decision taken at at.
@@ -154,23 +164,20 @@ func (r *run[M]) delay(d flux.Decision, at, cost, now int64) int64 {
 }
 
 // interval returns the time between two turns of messages of t that cost as
-// much: what the limit takes to earn it, or the workers to come round to it.
-func (r *run[M]) interval(t *tenant[M], limit gcra.Limit, cost int64) int64 {
-	return max(earn(limit, cost), t.gap, int64(time.Millisecond))
+// much: what the limit that d tells of takes to earn it, or the workers to come
+// round to it.
+func (r *run[M]) interval(t *tenant[M], d flux.Decision, cost int64) int64 {
+	return max(earn(d, cost), t.gap, int64(time.Millisecond))
 }
 
 // earn returns how long a limit takes to earn cost tokens, 0 if it has no rate.
-func earn(limit gcra.Limit, cost int64) int64 {
-	tokens, period := limit.Rate()
-	if tokens <= 0 {
+func earn(d flux.Decision, cost int64) int64 {
+	burst := d.Limit().Burst()
+	if burst == 0 || burst > math.MaxInt64-cost {
 		return 0
 	}
-	hi, lo := bits.Mul64(uint64(period), uint64(cost))
-	if hi >= uint64(tokens) {
-		return never
-	}
-	q, _ := bits.Div64(hi, lo, uint64(tokens))
-	return int64(min(q, uint64(never)))
+	// Beyond a whole burst nothing is free.
+	return min(int64(d.Delay(burst+cost)-d.Delay(burst)), never)
 }
 
 // age returns how long before now e was published, or delivered if nobody knows.
@@ -201,11 +208,11 @@ func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 		return
 	}
 
-	limit := gcra.Limit{}
+	var d flux.Decision
 	if t.limited {
-		_, limit = r.predict(t, 0, now)
+		_, d = r.predict(t, 0, now)
 	}
-	interval := r.interval(t, limit, e.cost)
+	interval := r.interval(t, d, e.cost)
 	if t.horizon > now {
 		turn = max(turn, min(t.horizon, now+never)+interval)
 	}

@@ -18,7 +18,8 @@ type watch[M any] struct {
 	first *entry[M] // its entries, linked by older and newer; nil once gone
 	refs  int       // how many they are
 
-	prev, next *watch[M] // among those without entries
+	prev, next *watch[M] // among those that linger
+	lingers    bool
 }
 
 // maxLingering is how many watches without messages are kept for those to come:
@@ -32,7 +33,7 @@ type lingering[M any] struct {
 }
 
 func (l *lingering[M]) push(w *watch[M]) {
-	w.prev, w.next = l.last, nil
+	w.prev, w.next, w.lingers = l.last, nil, true
 	if l.last == nil {
 		l.first = w
 	} else {
@@ -53,7 +54,7 @@ func (l *lingering[M]) remove(w *watch[M]) {
 	} else {
 		w.next.prev = w.prev
 	}
-	w.prev, w.next = nil, nil
+	w.prev, w.next, w.lingers = nil, nil, false
 	l.n--
 }
 
@@ -65,7 +66,7 @@ func (r *run[M]) watchFor(e *entry[M], revoked <-chan struct{}) {
 		w.ctx, w.cancel = context.WithCancelCause(r.handling)
 		r.watches[revoked] = w
 		r.group.Go(func() error { return r.awaitRevocation(w) })
-	} else if w.refs == 0 {
+	} else if w.lingers {
 		r.lingering.remove(w)
 	}
 	w.refs++
@@ -121,7 +122,7 @@ func (r *run[M]) revoke(w *watch[M]) {
 	w.gone.Store(true)
 	if r.watches[w.revoked] == w {
 		delete(r.watches, w.revoked)
-		if w.refs == 0 {
+		if w.lingers {
 			r.lingering.remove(w)
 		}
 	}

@@ -1,0 +1,326 @@
+package stream_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
+	"github.com/fluxlimiter/flux/stream/streamtest"
+)
+
+func TestParksUntilItsTurn(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(10).WithBurst(2)}, stream.Config[*parcel]{}, nil)
+		r.deliver(named("a", 4)...)
+		r.want("0s a0 run", "0s a0 ack", "0s a1 run", "0s a1 ack")
+		if waiting, running := r.gate.TenantStats("a"); waiting != 2 || running != 0 {
+			t.Errorf("TenantStats = %d waiting, %d running, want 2 and 0", waiting, running)
+		}
+		time.Sleep(time.Second)
+		r.want("100ms a2 run", "100ms a2 ack", "200ms a3 run", "200ms a3 ack")
+		if err := r.end(); err != nil {
+			t.Errorf("Run = %v", err)
+		}
+	})
+}
+
+// TestDefersBeyondMaxWait shows the virtual schedule: what may not wait here
+// comes back half of MaxWait before its turn, one after the other.
+func TestDefersBeyondMaxWait(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
+			Policy: stream.Policy{MaxWait: 2 * time.Second},
+		}, nil)
+		r.deliver(named("a", 6)...)
+		// Turns: a0 0s, a1 1s, a2 2s; a3 3s, a4 4s, a5 5s would wait too long.
+		r.want(
+			"0s a0 run", "0s a0 ack",
+			"0s a3 defer quota_exceeded 2s",
+			"0s a4 defer quota_exceeded 3s",
+			"0s a5 defer quota_exceeded 4s",
+		)
+		time.Sleep(2*time.Second + time.Millisecond)
+		r.want("1s a1 run", "1s a1 ack", "2s a2 run", "2s a2 ack")
+
+		// They come back and are parked until their turns.
+		back := named("a", 6)[3:]
+		for _, p := range back {
+			p.meta.Deferrals = 1
+		}
+		r.deliver(back[:2]...)
+		time.Sleep(time.Second)
+		r.deliver(back[2])
+		time.Sleep(3 * time.Second)
+		r.want("3s a3 run", "3s a3 ack", "4s a4 run", "4s a4 ack", "5s a5 run", "5s a5 ack")
+		r.end()
+	})
+}
+
+// TestNewcomersQueueBehindDeferred holds that messages that arrive while
+// earlier ones are deferred come after them.
+func TestNewcomersQueueBehindDeferred(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
+			Policy: stream.Policy{MaxWait: 2 * time.Second},
+		}, nil)
+		r.deliver(named("a", 5)...)
+		time.Sleep(1500 * time.Millisecond)
+		r.want("0s a0 run", "0s a0 ack", "1s a1 run", "1s a1 ack",
+			"0s a3 defer quota_exceeded 2s", "0s a4 defer quota_exceeded 3s")
+		// There is room to wait for 3s, but that is a3's turn, and 4s is a4's.
+		r.deliver(&parcel{name: "b", tenant: "a"})
+		r.want("1.5s b defer quota_exceeded 4s")
+		// Nothing waits at 2s: a message is run rather than deferred.
+		time.Sleep(1700 * time.Millisecond)
+		r.want("2s a2 run", "2s a2 ack")
+		r.deliver(&parcel{name: "c", tenant: "a"})
+		r.want("3.2s c run", "3.2s c ack")
+		r.end()
+	})
+}
+
+// TestInfiniteBacklog runs a throttled tenant with all that its source can
+// give: the limit is used to the full, and hardly a message is deferred twice.
+func TestInfiniteBacklog(t *testing.T) {
+	for _, limit := range []gcra.Limit{gcra.PerSecond(10).WithBurst(1), gcra.PerSecond(10), gcra.PerSecond(200).WithBurst(1)} {
+		t.Run(limit.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				const n = 2000
+				perSecond, _ := limit.Rate()
+				s := newScene(t, limits{"a": limit}, stream.Config[*message]{})
+				s.publish("a", n)
+				took := s.run()
+				h := s.broker.History()
+				s.check(h)
+				// One late slot in a hundred may be lost.
+				want := time.Duration(n-limit.Burst()) * time.Second / time.Duration(perSecond)
+				if took < want || took > want*101/100 {
+					t.Errorf("took %v, want %v at least, and no more than 1%% beyond", took, want)
+				}
+				if deferred := h.Count(streamtest.Deferred); deferred > n*11/10 {
+					t.Errorf("%d deferrals of %d messages", deferred, n)
+				}
+			})
+		})
+	}
+}
+
+func TestMaxWaitNegative(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: -1}}, nil)
+		r.deliver(named("a", 3)...)
+		r.want("0s a0 run", "0s a0 ack", "0s a1 defer quota_exceeded 1s", "0s a2 defer quota_exceeded 2s")
+		r.end()
+	})
+}
+
+func TestShareExceeded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
+			Window: 8, TenantWindow: 2, Policy: stream.Policy{MaxWait: time.Minute},
+		}, nil)
+		r.deliver(named("a", 5)...)
+		r.want("0s a0 run", "0s a0 ack", "0s a3 defer share_exceeded 2s", "0s a4 defer share_exceeded 3s")
+		if s := r.gate.Stats(); s.Held != 2 || s.Waiting != 2 || s.Deferred != 2 || s.Processed != 1 {
+			t.Errorf("Stats = %+v", s)
+		}
+		r.end()
+	})
+}
+
+// TestThrottledLeaveRoom holds that throttled tenants together never fill the
+// window: each gets no more places than are still free.
+func TestThrottledLeaveRoom(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := limits{}
+		for _, tenant := range []string{"a", "b", "c", "d"} {
+			l[tenant] = gcra.PerMinute(1)
+		}
+		r := start(t, l, stream.Config[*parcel]{Window: 60, TenantWindow: 60, Policy: stream.Policy{MaxWait: time.Hour}}, nil)
+		for tenant := range l {
+			r.deliver(named(tenant, 100)...)
+			r.deliver(&parcel{name: "quiet", tenant: "quiet"})
+		}
+		time.Sleep(time.Millisecond)
+		if s := r.gate.Stats(); s.Held >= 60 || s.Held < 50 {
+			t.Errorf("%d of 60 places taken, want nearly but not all", s.Held)
+		}
+		r.end()
+	})
+}
+
+// TestAlone holds what a tenant may do that waits for nothing but workers: use
+// the whole window while it is alone, and no more than its share otherwise.
+func TestAlone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{Window: 8, TenantWindow: 4, Workers: 1},
+			func(context.Context, *parcel) error { time.Sleep(time.Second); return nil })
+		r.deliver(named("a", 8)...)
+		blocked := make(chan error, 1)
+		go func() {
+			p := &parcel{name: "a8", tenant: "a", rig: r}
+			blocked <- r.in.Deliver(t.Context(), p)
+		}()
+		r.want("0s a0 run")
+		select {
+		case err := <-blocked:
+			t.Fatalf("Deliver = %v with a full window", err)
+		default:
+		}
+		time.Sleep(1500 * time.Millisecond)
+		if err := <-blocked; err != nil {
+			t.Fatal(err)
+		}
+		r.want("1s a0 ack", "1s a1 run")
+
+		// Another tenant shows up: it goes next, and the first one's surplus,
+		// of which five are left by then, is deferred.
+		time.Sleep(time.Second)
+		r.deliver(&parcel{name: "b", tenant: "b"})
+		time.Sleep(time.Second)
+		r.want("2s a1 ack", "2s a2 run", "3s a2 ack", "3s b run")
+		r.deliver(&parcel{name: "a9", tenant: "a"})
+		// Six before it take 6s, and it comes back when four of them are done.
+		r.want("3.5s a9 defer share_exceeded 7.5s")
+
+		// So it is for ten seconds after the last message of another tenant.
+		time.Sleep(9 * time.Second)
+		r.deliver(named("a", 4)...)
+		r.deliver(&parcel{name: "early", tenant: "a"})
+		time.Sleep(100 * time.Millisecond)
+		r.deliver(named("a", 8)[4:]...)
+		if s := r.gate.Stats(); s.Held != 8 || s.Deferred != 2 {
+			t.Errorf("Stats = %+v, want the whole window taken", s)
+		}
+		r.end()
+	})
+}
+
+func TestExpired(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
+			Policy: stream.Policy{MaxWait: 2 * time.Second, MaxAge: 4 * time.Second},
+		}, nil)
+		old := named("a", 8)
+		for _, p := range old {
+			p.meta.Time = time.Now()
+		}
+		old[1].meta.Time = time.Now().Add(-3500 * time.Millisecond)
+		old[2].meta.Time = time.Time{} // unknown: as old as its delivery
+		r.deliver(old...)
+		r.want(
+			"0s a0 run", "0s a0 ack",
+			"0s a1 dead expired", // its turn is in 1s, and then it is 4.5s old
+			"0s a4 defer quota_exceeded 2s",
+			"0s a5 defer quota_exceeded 3s",
+			"0s a6 dead expired", "0s a7 dead expired",
+		)
+		r.end()
+	})
+}
+
+func TestMaxDeferrals(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
+			Policy: stream.Policy{MaxWait: -1, MaxDeferrals: 3},
+		}, nil)
+		parcels := named("a", 3)
+		parcels[1].meta.Deferrals = 2
+		parcels[2].meta.Deferrals = 3
+		r.deliver(parcels...)
+		r.want("0s a0 run", "0s a0 ack", "0s a1 defer quota_exceeded 1s deferrals 3", "0s a2 dead max_deferrals")
+		if l := r.letters[0]; l.Tenant != "a" || l.Deferrals != 3 || l.Attempts != 0 || l.Err != nil {
+			t.Errorf("letter %+v", l)
+		}
+		r.end()
+	})
+}
+
+func TestOnDenied(t *testing.T) {
+	for outcome, want := range map[stream.Outcome]string{
+		stream.DeadLetter: "0s a1 dead quota_exceeded",
+		stream.Drop:       "0s a1 ack",
+	} {
+		bubble(t, func(t *testing.T) {
+			var settled []string
+			r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
+				Policy: stream.Policy{MaxWait: -1, OnDenied: outcome},
+				Hooks: stream.Hooks{Settled: func(i stream.Info, o stream.Outcome, reason stream.Reason) {
+					if o != stream.Process {
+						settled = append(settled, o.String()+" "+reason.String())
+					}
+				}},
+			}, nil)
+			r.deliver(named("a", 2)...)
+			r.want("0s a0 run", "0s a0 ack", want)
+			if len(settled) != 1 || settled[0] != outcome.String()+" quota_exceeded" {
+				t.Errorf("settled %q", settled)
+			}
+			s := r.gate.Stats()
+			if s.Dropped+s.DeadLettered != 1 || (s.Dropped == 1) != (outcome == stream.Drop) {
+				t.Errorf("Stats = %+v", s)
+			}
+			r.end()
+		})
+	}
+}
+
+func TestNoTenant(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{}, nil)
+		r.deliver(&parcel{name: "x"})
+		r.want("0s x dead no_tenant")
+		r.end()
+		r = start(t, nil, stream.Config[*parcel]{Policy: stream.Policy{OnNoTenant: stream.Drop}}, nil)
+		r.deliver(&parcel{name: "x"})
+		r.want("0s x ack")
+		r.end()
+	})
+}
+
+func TestOversize(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(10)}, stream.Config[*parcel]{}, nil)
+		r.deliver(&parcel{name: "x", tenant: "a", cost: 11}, &parcel{name: "y", tenant: "a", cost: 10})
+		r.want("0s x dead oversize", "0s y run", "0s y ack")
+		if l := r.letters[0]; l.Err == nil {
+			t.Errorf("letter %+v, want the limiter's error", l)
+		}
+		r.end()
+	})
+}
+
+// TestDenyAll holds that a tenant without any tokens harms nobody, and that its
+// messages are not lost.
+func TestDenyAll(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.DenyAll()}, stream.Config[*parcel]{Window: 4}, nil)
+		r.deliver(named("a", 2)...)
+		r.want("0s a0 defer quota_exceeded 1h0m0s", "0s a1 defer quota_exceeded 1h0m0s")
+		r.deliver(named("b", 1)...)
+		r.want("0s b0 run", "0s b0 ack")
+		r.end()
+	})
+}
+
+// TestLoweredLimit holds that messages that were to wait a little leave when
+// the limit is cut so that they would wait for long, the newest first.
+func TestLoweredLimit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := limits{"a": gcra.PerSecond(10).WithBurst(1)}
+		r := start(t, l, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: 2 * time.Second}}, nil)
+		r.deliver(named("a", 6)...)
+		r.want("0s a0 run", "0s a0 ack")
+		l["a"] = gcra.PerSecond(1)
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		s := r.gate.Stats()
+		if s.Waiting > 3 || s.Deferred == 0 {
+			t.Errorf("Stats = %+v, want no more parked than the new limit admits in MaxWait", s)
+		}
+		r.end()
+	})
+}

@@ -1,0 +1,171 @@
+package stream_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fluxlimiter/flux"
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
+)
+
+// checkerFunc is a limiter that is a function, and so may block.
+type checkerFunc func(ctx context.Context, key string, n int64) (flux.Decision, error)
+
+func (f checkerFunc) Check(ctx context.Context, key string, n int64) (flux.Decision, error) {
+	return f(ctx, key, n)
+}
+
+// TestBlockingLimiter holds that a limiter that blocks is asked once at a time
+// per tenant, and keeps no other tenant.
+func TestBlockingLimiter(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var asking atomic.Int32
+		lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(2).WithBurst(1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow := checkerFunc(func(ctx context.Context, key string, n int64) (flux.Decision, error) {
+			if key == "slow" {
+				if asking.Add(1) > 1 {
+					t.Error("asked twice at once")
+				}
+				defer asking.Add(-1)
+				time.Sleep(100 * time.Millisecond)
+			}
+			return lim.Check(ctx, key, n)
+		})
+		r := start(t, nil, stream.Config[*parcel]{Limiter: slow, Workers: 3}, nil)
+		r.deliver(named("slow", 3)...)
+		r.deliver(named("b", 2)...)
+		r.want("0s b0 run", "0s b0 ack")
+		time.Sleep(3 * time.Second)
+		// Granted at 100ms; refused at 200ms for 400ms, granted at 700ms, and so on.
+		r.want("500ms b1 run", "500ms b1 ack",
+			"100ms slow0 run", "100ms slow0 ack", "700ms slow1 run", "700ms slow1 ack", "1.3s slow2 run", "1.3s slow2 ack")
+		r.end()
+	})
+}
+
+// TestBlockingLimiterDefers holds that what may not wait for a limiter that may
+// block is deferred to its turn as well.
+func TestBlockingLimiterDefers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(1).WithBurst(1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, nil, stream.Config[*parcel]{Limiter: checkerFunc(lim.Check), Workers: 1, Policy: stream.Policy{MaxWait: 2 * time.Second}}, nil)
+		r.deliver(named("a", 5)...)
+		time.Sleep(10 * time.Second)
+		r.want("0s a0 run", "0s a0 ack", "1s a1 run", "1s a1 ack", "2s a2 run", "2s a2 ack",
+			"0s a3 defer quota_exceeded 2s", "0s a4 defer quota_exceeded 3s")
+		r.end()
+	})
+}
+
+// TestLimiterFails holds that messages wait for a limiter that cannot decide,
+// for as long as they may wait, and are deferred then.
+func TestLimiterFails(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		failure := errors.New("no connection")
+		asked := 0
+		r := start(t, nil, stream.Config[*parcel]{Limiter: checkerFunc(func(context.Context, string, int64) (flux.Decision, error) {
+			asked++
+			if time.Now().Sub(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) < 10*time.Second {
+				return flux.Decision{}, failure
+			}
+			limit := gcra.Unlimited()
+			return flux.Decision{Decision: gcra.NewDecision(&limit, true, 0, 0, 0)}, nil
+		})}, nil)
+		r.deliver(named("a", 3)...)
+		time.Sleep(3 * time.Second)
+		r.want()
+		r.deliver(&parcel{name: "later", tenant: "a"})
+		time.Sleep(20 * time.Second)
+		// It is asked again after 100ms, 200ms and so on. At 3.1s the next pause
+		// would end after 6.3s.
+		r.want("3.1s a0 defer limiter_error 6.044s", "3.1s a1 defer limiter_error 6.045s", "3.1s a2 defer limiter_error 6.046s",
+			"6.3s later defer limiter_error 11.044s")
+		if asked != 7 {
+			t.Errorf("asked %d times, want 7", asked)
+		}
+		r.deliver(&parcel{name: "x", tenant: "a"})
+		r.want("23s x run", "23s x ack")
+		r.end()
+	})
+}
+
+// TestOtherTaker holds that someone else may spend from a tenant's limit: the
+// gate waits for longer then, and no message waits for longer than it may.
+func TestOtherTaker(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(1).WithBurst(1)}, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: 3 * time.Second}}, nil)
+		r.deliver(named("a", 3)...)
+		r.want("0s a0 run", "0s a0 ack")
+		time.Sleep(500 * time.Millisecond)
+		if _, err := r.lim.Debt(t.Context(), "a", 1); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		r.want("2s a1 run", "2s a1 ack", "3s a2 run", "3s a2 ack")
+		r.deliver(named("a", 3)...)
+		if _, err := r.lim.Debt(t.Context(), "a", 100); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if s := r.gate.Stats(); s.Held != 0 || s.Deferred == 0 {
+			t.Errorf("Stats = %+v: %q", s, r.log)
+		}
+		r.end()
+	})
+}
+
+// TestRaisedLimit holds that a raise takes effect for those that are parked
+// with the next arrival.
+func TestRaisedLimit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: time.Hour}}, nil)
+		if err := r.lim.SetDefault(gcra.PerMinute(1), 1); err != nil {
+			t.Fatal(err)
+		}
+		r.deliver(named("a", 2)...)
+		r.want("0s a0 run", "0s a0 ack")
+		time.Sleep(time.Second)
+		if err := r.lim.SetDefault(gcra.Unlimited(), 2); err != nil {
+			t.Fatal(err)
+		}
+		r.deliver(&parcel{name: "x", tenant: "a"})
+		r.want("1s a1 run", "1s a1 ack", "1s x run", "1s x ack")
+		r.end()
+	})
+}
+
+// TestCatchUp holds that slots which are noticed late, here because the only
+// worker is busy, are not lost: limits with a burst of 1 keep their rate.
+func TestCatchUp(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const tenants, each, rate = 5, 400, 20
+		l := limits{}
+		cfg := stream.Config[*message]{Workers: 1}
+		s := newScene(t, l, cfg)
+		for i := range tenants {
+			l[fmt.Sprint(i)] = gcra.PerSecond(rate).WithBurst(1)
+		}
+		for range each {
+			for i := range tenants {
+				// Busy for 90% of the time.
+				s.broker.Publish(message{Tenant: fmt.Sprint(i), Work: 9 * time.Millisecond})
+			}
+		}
+		took := s.run()
+		s.check(s.broker.History())
+		if want := each * time.Second / rate; took > want*101/100 {
+			t.Errorf("took %v, want %v and 1%% at most", took, want)
+		}
+	})
+}

@@ -1,0 +1,156 @@
+package stream_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
+)
+
+func keyed(name, key string, order int64) *parcel {
+	return &parcel{name: name, tenant: "a", key: key, meta: stream.Meta{Order: order}}
+}
+
+func byKey(cfg stream.Config[*parcel]) stream.Config[*parcel] {
+	cfg.OrderKey = func(p *parcel) string { return p.key }
+	return cfg
+}
+
+// TestOrderKey holds that a message in process holds back those of its key and
+// no others, and that those go on in the order in which they came.
+func TestOrderKey(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, byKey(stream.Config[*parcel]{Workers: 3}), func(_ context.Context, p *parcel) error {
+			time.Sleep(time.Second)
+			return nil
+		})
+		r.deliver(keyed("k1", "k", 1), keyed("k2", "k", 2), keyed("k3", "k", 3), keyed("l4", "l", 4), keyed("x5", "", 5), keyed("x6", "", 6))
+		r.want("0s k1 run", "0s l4 run", "0s x5 run")
+		if waiting, running := r.gate.TenantStats("a"); waiting != 3 || running != 3 {
+			t.Errorf("TenantStats = %d, %d, want 3 and 3", waiting, running)
+		}
+		time.Sleep(1500 * time.Millisecond)
+		// k2 came before x6: it goes first, though it could not until now.
+		r.want("1s k1 ack", "1s l4 ack", "1s x5 ack", "1s k2 run", "1s x6 run")
+		time.Sleep(5 * time.Second)
+		r.want("2s k2 ack", "2s x6 ack", "2s k3 run", "3s k3 ack")
+		r.end()
+	})
+}
+
+// TestRetryKeepsItsKey holds that the messages of a key wait for a retry of an
+// earlier one.
+func TestRetryKeepsItsKey(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		failed := false
+		r := start(t, nil, byKey(stream.Config[*parcel]{}), func(_ context.Context, p *parcel) error {
+			if p.name == "k1" && !failed {
+				failed = true
+				return errors.New("once")
+			}
+			return nil
+		})
+		r.deliver(keyed("k1", "k", 1), keyed("k2", "k", 2), keyed("l3", "l", 3))
+		r.want("0s k1 run", "0s l3 run", "0s l3 ack")
+		time.Sleep(time.Second)
+		r.want("100ms k1 run", "100ms k1 ack", "100ms k2 run", "100ms k2 ack")
+		r.end()
+	})
+}
+
+// TestFollowsDeferred holds the latch: while a message is deferred, later ones
+// of its key are deferred behind it, or wait here if it is due back soon.
+func TestFollowsDeferred(t *testing.T) {
+	for _, order := range []bool{true, false} {
+		bubble(t, func(t *testing.T) {
+			later := 10 * time.Second
+			r := start(t, nil, byKey(stream.Config[*parcel]{}), func(_ context.Context, p *parcel) error {
+				if p.name == "k1" && p.meta.Deferrals == 0 {
+					return stream.RetryLater(later, nil)
+				}
+				return nil
+			})
+			number := func(n int64) int64 {
+				if order {
+					return n
+				}
+				return 0
+			}
+			r.deliver(keyed("k1", "k", number(1)), keyed("k2", "k", number(2)), keyed("l3", "l", number(3)))
+			r.want("0s k1 run", "0s k1 defer retry_later 10s", "0s l3 run", "0s l3 ack",
+				"0s k2 defer behind_deferred 10.1s")
+			// Nearly due: k4 waits here for k1 and k2.
+			time.Sleep(8 * time.Second)
+			r.deliver(keyed("k4", "k", number(4)))
+			r.want()
+			time.Sleep(2 * time.Second)
+			back := keyed("k1", "k", number(1))
+			back.meta.Deferrals = 1
+			r.deliver(back)
+			r.want("10s k1 run", "10s k1 ack")
+			time.Sleep(time.Second)
+			back = keyed("k2", "k", number(2))
+			back.meta.Deferrals = 1
+			r.deliver(back)
+			r.want("11s k2 run", "11s k2 ack", "11s k4 run", "11s k4 ack")
+			r.end()
+		})
+	}
+}
+
+// TestComesBackInAnyOrder holds that deferred messages of a key which come back
+// in another order are processed in theirs, where the source tells it.
+func TestComesBackInAnyOrder(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, byKey(stream.Config[*parcel]{}), func(_ context.Context, p *parcel) error {
+			if p.meta.Deferrals == 0 {
+				return stream.RetryLater(10*time.Second, nil)
+			}
+			return nil
+		})
+		r.deliver(keyed("k1", "k", 1), keyed("k2", "k", 2), keyed("k3", "k", 3))
+		r.want("0s k1 run", "0s k1 defer retry_later 10s",
+			"0s k2 defer behind_deferred 10.1s", "0s k3 defer behind_deferred 10.2s")
+		time.Sleep(10 * time.Second)
+		for _, p := range []*parcel{keyed("k3", "k", 3), keyed("k2", "k", 2), keyed("k1", "k", 1)} {
+			r.want()
+			p.meta.Deferrals = 1
+			r.deliver(p)
+		}
+		r.want("10s k1 run", "10s k1 ack", "10s k2 run", "10s k2 ack", "10s k3 run", "10s k3 ack")
+		r.end()
+	})
+}
+
+// TestLostDeferral holds that messages do not wait for ever for one of their
+// key that does not come back.
+func TestLostDeferral(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, byKey(stream.Config[*parcel]{}), func(_ context.Context, p *parcel) error {
+			if p.name == "k1" {
+				return stream.RetryLater(time.Second, nil)
+			}
+			return nil
+		})
+		r.deliver(keyed("k1", "k", 1), keyed("k2", "k", 2))
+		r.want("0s k1 run", "0s k1 defer retry_later 1s")
+		time.Sleep(time.Minute)
+		r.want("31.000000001s k2 run", "31.000000001s k2 ack")
+		r.end()
+	})
+}
+
+// TestRedeliveredFirst holds that a message which is delivered again after a
+// later one of its key goes before it.
+func TestRedeliveredFirst(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(1)}, byKey(stream.Config[*parcel]{}), nil)
+		r.deliver(keyed("x", "", 1), keyed("k3", "k", 3), keyed("k2", "k", 2))
+		time.Sleep(10 * time.Second)
+		r.want("0s x run", "0s x ack", "1s k2 run", "1s k2 ack", "2s k3 run", "2s k3 ack")
+		r.end()
+	})
+}
