@@ -117,8 +117,8 @@ func TestThrottling(t *testing.T) {
 		duration float64
 	}{
 		{"", 15},
-		{"-burst 1 -duration 5s", 5},
-		{"-tenants 3 -rate 100 -burst 5 -noisy 10 -duration 6s", 6},
+		{"-burst 1 -noisy 30 -duration 5s", 5},
+		{"-tenants 3 -rate 100 -burst 5 -noisy 10 -duration 3s", 3},
 		{"-tenants 20 -rate 10 -burst 40 -noisy 100 -duration 2s", 2},
 		{"-tenants 2 -rate 0.5 -burst 1 -noisy 30 -duration 60s", 60},
 	} {
@@ -179,7 +179,7 @@ func TestSeeds(t *testing.T) {
 			freshTimers(t)
 			t.Setenv("TMPDIR", t.TempDir())
 			synctest.Test(t, func(t *testing.T) {
-				o, err := parseFlags(strings.Fields("-duration 3s -tenants 5 -json"), nil)
+				o, err := parseFlags(strings.Fields("-duration 3s -tenants 5 -noisy 30 -json"), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
