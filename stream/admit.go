@@ -99,10 +99,10 @@ func (r *run[M]) park(e *entry[M]) {
 // when its turn would be.
 func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 	t := e.tenant
-	held := t.held - 1 // without this one
+	held := t.waiting + t.running // what is being settled is on its way out
 	wait := int64(0)
 	var d flux.Decision
-	if t.limited {
+	if t.limited || t.waiting > 0 {
 		wait, d = r.predict(t, t.queued+e.cost, now)
 		if head := t.head(); head != nil && t.where == placeWaiting && t.handle != nil {
 			// The limit may have been raised since the tenant began to wait.
@@ -118,11 +118,15 @@ func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 		share = (share + 1) / 2
 	}
 	maxAge := int64(r.cfg.Policy.MaxAge)
+	refused := ReasonQuota
+	if wait == 0 {
+		refused = ReasonShare // nothing but workers, or others of its tenant, holds it back
+	}
 	switch {
 	case wait > 0 && maxAge > 0 && r.age(e, now)+(turn-now) > maxAge:
 		return ReasonExpired, turn
 	case turn-now > max(0, int64(r.cfg.Policy.MaxWait)), wait > 0 && r.cfg.Policy.MaxWait < 0:
-		return ReasonQuota, turn
+		return refused, turn
 	case wait > 0 && held >= min(share, r.cfg.Window-r.held+1):
 		return ReasonShare, turn
 	case wait == 0 && held >= share && !r.alone(t, now):
@@ -147,8 +151,10 @@ func (r *run[M]) predict(t *tenant[M], cost, now int64) (wait int64, d flux.Deci
 		if d, err = t.handle.CheckAt(now, 0); err != nil {
 			return 0, flux.Decision{}
 		}
-	case t.remote != nil:
+	case t.limited:
 		d, at = t.remote.last, t.remote.at
+	default: // it was not asked yet, or not refused
+		return 0, flux.Decision{}
 	}
 	return r.delay(d, at, cost, now), d
 }
@@ -208,10 +214,7 @@ func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 		return
 	}
 
-	var d flux.Decision
-	if t.limited {
-		_, d = r.predict(t, 0, now)
-	}
+	_, d := r.predict(t, 0, now)
 	interval := r.interval(t, d, e.cost)
 	if t.horizon > now {
 		turn = max(turn, min(t.horizon, now+never)+interval)

@@ -3,7 +3,6 @@ package stream_test
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/fluxlimiter/flux/gcra"
@@ -187,12 +186,9 @@ func TestAlone(t *testing.T) {
 		r.want("3.5s a9 defer share_exceeded 7.5s")
 
 		// So it is for ten seconds after the last message of another tenant.
-		time.Sleep(9 * time.Second)
-		r.deliver(named("a", 4)...)
-		r.deliver(&parcel{name: "early", tenant: "a"})
-		time.Sleep(100 * time.Millisecond)
-		r.deliver(named("a", 8)[4:]...)
-		if s := r.gate.Stats(); s.Held != 8 || s.Deferred != 2 {
+		time.Sleep(9001 * time.Millisecond)
+		r.deliver(named("a", 8)...)
+		if s := r.gate.Stats(); s.Held != 8 || s.Deferred != 1 {
 			t.Errorf("Stats = %+v, want the whole window taken", s)
 		}
 		r.end()
@@ -310,17 +306,20 @@ func TestDenyAll(t *testing.T) {
 // the limit is cut so that they would wait for long, the newest first.
 func TestLoweredLimit(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		l := limits{"a": gcra.PerSecond(10).WithBurst(1)}
-		r := start(t, l, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: 2 * time.Second}}, nil)
+		r := start(t, nil, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: 2 * time.Second}}, nil)
+		if err := r.lim.SetDefault(gcra.PerSecond(10).WithBurst(1), 1); err != nil {
+			t.Fatal(err)
+		}
 		r.deliver(named("a", 6)...)
 		r.want("0s a0 run", "0s a0 ack")
-		l["a"] = gcra.PerSecond(1)
-		time.Sleep(100 * time.Millisecond)
-		synctest.Wait()
-		s := r.gate.Stats()
-		if s.Waiting > 3 || s.Deferred == 0 {
-			t.Errorf("Stats = %+v, want no more parked than the new limit admits in MaxWait", s)
+		if err := r.lim.SetDefault(gcra.PerSecond(1).WithBurst(1), 2); err != nil {
+			t.Fatal(err)
 		}
+		time.Sleep(10 * time.Second)
+		// At 100ms the limiter says 1s for the first: the third would have to
+		// wait for another 2s.
+		r.want("1s a1 run", "1s a1 ack", "2s a2 run", "2s a2 ack",
+			"100ms a3 defer quota_exceeded 2s", "100ms a4 defer quota_exceeded 3s", "100ms a5 defer quota_exceeded 4s")
 		r.end()
 	})
 }

@@ -38,6 +38,9 @@ func (r *run[M]) pick(w *worker[M], now int64) (ask *tenant[M]) {
 		}
 		at := t.slot(e, now)
 		d, err := t.handle.CheckAt(at, e.cost)
+		if err == nil && t.remote != nil {
+			t.remote.failures = 0
+		}
 		switch {
 		case err != nil:
 			r.undecided(t, e, err, now)
@@ -131,26 +134,36 @@ func (r *run[M]) late(e *entry[M], due, since, now int64) Reason {
 }
 
 // trim lets the newest messages of t go if they would have to wait for longer
-// than messages may, because the limit was lowered or someone else spends from
-// it. Their turns were checked when they arrived, so otherwise it does nothing.
+// than messages may, or are more than its share. That was checked when they
+// arrived, so otherwise it does nothing: but the limit may have been lowered,
+// someone else may spend from it, or the tenant may have taken the whole window
+// while nothing was known to hold it back.
 func (r *run[M]) trim(t *tenant[M], d flux.Decision, at, now int64) {
 	longest := max(0, int64(r.cfg.Policy.MaxWait))
-	queued := t.queued
+	queued, surplus := t.queued, t.waiting+t.running-r.cfg.TenantWindow
+	reason := ReasonShare
 	first := t.queue.last
 	var cut *entry[M]
-	for first != nil && r.delay(d, at, queued, now) > longest {
+	for ; first != nil; first = first.prev {
+		if r.delay(d, at, queued, now) > longest {
+			reason = ReasonQuota
+		} else if surplus <= 0 {
+			break
+		}
 		queued -= first.cost
+		surplus--
 		if k := first.key; k != nil {
 			for e := k.blocked.first; e != nil; e = e.next {
 				queued -= e.cost
+				surplus--
 			}
 		}
-		cut, first = first, first.prev
+		cut = first
 	}
 	for e := cut; e != nil; {
 		next := e.next
 		queued += e.cost
-		r.evict(e, ReasonQuota, now+r.delay(d, at, queued, now), now)
+		r.evict(e, reason, now+r.delay(d, at, queued, now), now)
 		e = next
 	}
 }
@@ -214,13 +227,13 @@ func (r *run[M]) answered(w *worker[M], t *tenant[M], cost int64, d flux.Decisio
 		r.undecided(t, e, err, now)
 		return
 	case d.Allowed && e.cost <= cost:
-		t.remote.last, t.remote.at, t.remote.failures = d, now, 0
+		*t.remote = remote{last: d, at: now}
 		r.grant(w, t, now, now)
 		t.limited, t.grantAt = d.Delay(1) > 0 && d.Limit() != (gcra.Limit{}), unset
 	case d.Allowed:
 		// Likewise, and the next one costs more.
 	default:
-		t.remote.last, t.remote.at, t.remote.failures = d, now, 0
+		*t.remote = remote{last: d, at: now}
 		// An answer that says "at once" must not make it asked in a loop.
 		d.RetryAfter = max(d.RetryAfter, time.Millisecond)
 		r.refused(t, e, d, now, now)

@@ -132,8 +132,7 @@ func TestRoom(t *testing.T) {
 // nothing to run, however much is parked.
 func TestRoomWhileIdle(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		l := limits{}
-		r := start(t, l, stream.Config[*parcel]{Window: 100, Policy: stream.Policy{MaxWait: time.Hour}}, nil)
+		r := start(t, nil, stream.Config[*parcel]{Window: 100, Policy: stream.Policy{MaxWait: time.Hour}}, nil)
 		// A hundred throttled tenants with one message each fill the window.
 		var names []string
 		for _, a := range "abcdefghij" {
@@ -141,8 +140,10 @@ func TestRoomWhileIdle(t *testing.T) {
 				names = append(names, string(a)+string(b))
 			}
 		}
+		if err := r.lim.SetDefault(gcra.PerMinute(1).WithBurst(1), 1); err != nil {
+			t.Fatal(err)
+		}
 		for _, name := range names {
-			l[name] = gcra.PerMinute(1).WithBurst(1)
 			if _, err := r.lim.Check(t.Context(), name, 1); err != nil {
 				t.Fatal(err)
 			}

@@ -219,8 +219,10 @@ func TestRevoked(t *testing.T) {
 			})
 		parcels := []*parcel{
 			{name: "retry", tenant: "b"},
-			{name: "k1", tenant: "b", key: "k"}, {name: "k2", tenant: "b", key: "k"},
-			{name: "a1", tenant: "a"}, {name: "a2", tenant: "a"},
+			{name: "k1", tenant: "b", key: "k"},
+			{name: "k2", tenant: "b", key: "k"},
+			{name: "a1", tenant: "a"},
+			{name: "a2", tenant: "a"},
 			{name: "d", tenant: "d", settle: failing(1000)},
 		}
 		for _, p := range parcels {

@@ -149,7 +149,8 @@ func (r *rig) note(format string, args ...any) {
 	r.log = append(r.log, fmt.Sprintf("%v ", time.Since(r.begin))+fmt.Sprintf(format, args...))
 }
 
-// deliver delivers parcels, which must not have to wait for room.
+// deliver delivers parcels, which must not have to wait for room, one when all
+// that the last one led to has happened.
 func (r *rig) deliver(parcels ...*parcel) {
 	r.t.Helper()
 	for _, p := range parcels {
@@ -157,6 +158,7 @@ func (r *rig) deliver(parcels ...*parcel) {
 		if err := r.in.Deliver(r.t.Context(), p); err != nil {
 			r.t.Fatalf("Deliver(%s) = %v", p.name, err)
 		}
+		synctest.Wait()
 	}
 }
 
@@ -164,6 +166,13 @@ func (r *rig) deliver(parcels ...*parcel) {
 func (r *rig) end() error {
 	r.stop()
 	return <-r.ended
+}
+
+// forget empties the log.
+func (r *rig) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.log = nil
 }
 
 // want fails the test unless exactly these things have been logged since the

@@ -89,7 +89,7 @@ func TestOutageOfDeadLetters(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Second)
-		r.log = nil
+		r.forget()
 		r.deliver(named("quiet", 2)...)
 		r.want("1s quiet0 run", "1s quiet0 ack", "1s quiet1 run", "1s quiet1 ack")
 		time.Sleep(5 * time.Minute)
