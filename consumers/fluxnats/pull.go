@@ -10,19 +10,17 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // requests accounts for the requests for messages that the server holds.
 type requests struct {
-	inbox     string // what replies to requests begin with
-	epoch     int    // grows when all earlier requests are taken for lost
-	asked     int    // messages asked for in this epoch and not yet received
-	room      int    // of the gate, when it was asked last
-	heard     time.Duration
-	retryAt   time.Duration // no request before that
-	failures  int           // in a row
-	suspicion error         // why the consumer must be looked at before the next request
+	inbox    string // what replies to requests begin with
+	epoch    int    // grows when all earlier requests are taken for lost
+	asked    int    // messages asked for in this epoch and not yet received
+	room     int    // of the gate, when it was asked last
+	heard    time.Duration
+	retryAt  time.Duration // no request before that
+	failures int           // in a row
 }
 
 // low reports whether so little is on its way that more should be asked for. A
@@ -31,22 +29,20 @@ type requests struct {
 func (q *requests) low(waiting int) bool { return q.asked+waiting <= q.room/2 }
 
 // lose takes all requests for lost: the next one is made at once, or after a
-// pause that grows with every failure in a row.
-func (q *requests) lose(now time.Duration, why error) {
+// pause that grows with every failure in a row. It reports whether it is time to
+// look at the consumer. A change of leader makes a few failures in a row, and
+// there is nobody to ask about the consumer before it is over.
+func (q *requests) lose(now time.Duration, why error) (doubtful bool) {
 	q.epoch++
 	q.asked = 0
 	q.heard = now
 	q.retryAt = now
 	if why == nil {
-		return
+		return false
 	}
-	q.retryAt += min(50*time.Millisecond<<min(q.failures, 5), 500*time.Millisecond)
+	q.retryAt += min(25*time.Millisecond<<min(q.failures, 4), 250*time.Millisecond)
 	q.failures++
-	// A change of leader looks like this a few times over, and the consumer
-	// cannot be examined as long as it has none.
-	if q.failures%4 == 0 || !passing(why) {
-		q.suspicion = why
-	}
+	return q.failures%4 == 0 || !passing(why)
 }
 
 // errSilent is two heartbeats that did not come.
@@ -74,15 +70,9 @@ func (r *run) pull(ctx context.Context) {
 		if pause <= 0 && q.low(r.waiting) {
 			ask = room - q.asked - r.waiting
 		}
-		suspicion := q.suspicion
-		if ask > 0 {
-			q.suspicion = nil
-		}
 		r.mu.Unlock()
 
 		switch {
-		case ask > 0 && suspicion != nil && !r.examine(ctx, suspicion):
-			// The next round pauses.
 		case ask > 0 && !r.nc.IsConnected():
 			// What is published now would be sent on top of what is asked for
 			// after the reconnect.
@@ -148,9 +138,12 @@ func (r *run) lost(why error) {
 	}
 	r.src.stats.renewals.Add(1)
 	r.mu.Lock()
-	r.requests.lose(r.now(), why)
+	doubtful := r.requests.lose(r.now(), why)
 	first := r.requests.failures == 1
 	r.mu.Unlock()
+	if doubtful {
+		poke(r.doubt)
+	}
 	if first {
 		r.set.log.Warn("requests for messages were lost, asking anew", "error", why)
 	}
@@ -256,31 +249,30 @@ func (r *run) status(m *nats.Msg, epoch string) {
 	}
 }
 
-// examine asks the server whether the consumer is still there and fit, after
-// something went wrong. It reports false if that cannot be told yet, and ends
-// the run if it is not.
-func (r *run) examine(ctx context.Context, why error) bool {
-	if err := r.denied(); err != nil {
-		r.fail(err)
-		return false
+// examine asks the server whether the consumer is still there and fit, whenever
+// requests have failed in a way that makes one wonder, and ends the run if it is
+// not.
+func (r *run) examine(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.doubt:
+		}
+		if !r.nc.IsConnected() {
+			continue
+		}
+		f, err := r.src.inspect(ctx)
+		switch {
+		case err == nil:
+			r.facts.Store(&f)
+		case errors.Is(err, ErrSetup):
+			r.fail(err)
+			return
+		case ctx.Err() == nil:
+			r.set.log.Warn("the consumer cannot be examined", "error", err)
+		}
 	}
-	if !r.nc.IsConnected() {
-		r.lost(nats.ErrDisconnected)
-		return false
-	}
-	limited, cancel := context.WithTimeout(ctx, max(r.set.Heartbeat, time.Second))
-	defer cancel()
-	f, err := r.src.inspect(limited)
-	switch {
-	case err == nil:
-		r.facts.Store(&f)
-		return true
-	case errors.Is(err, ErrSetup), errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
-		r.fail(err)
-	case ctx.Err() == nil:
-		r.lost(fmt.Errorf("%w, and the consumer cannot be examined: %w", why, err))
-	}
-	return false
 }
 
 // denied returns an error if the server has refused the source a subject that it

@@ -33,6 +33,7 @@ type run struct {
 
 	arrived chan struct{} // there is something in queue
 	hungry  chan struct{} // it may be time to ask for more
+	doubt   chan struct{} // the consumer may be gone or unfit
 	acking  chan struct{} // there is something in acks
 	idle    chan struct{} // nothing is held any more, and nothing will be
 
@@ -53,7 +54,7 @@ type run struct {
 func newRun(s *Source, in stream.Intake[*Msg], f facts) *run {
 	r := &run{
 		src: s, set: &s.set, nc: s.js.Conn(), in: in, base: time.Now(), lastError: s.js.Conn().LastError(),
-		arrived: make(chan struct{}, 1), hungry: make(chan struct{}, 1), acking: make(chan struct{}, 1), idle: make(chan struct{}),
+		arrived: make(chan struct{}, 1), hungry: make(chan struct{}, 1), acking: make(chan struct{}, 1), doubt: make(chan struct{}, 1), idle: make(chan struct{}),
 		held: make(map[uint64]*delivery), naks: make(map[uint64]counts),
 	}
 	r.facts.Store(&f)
@@ -86,6 +87,7 @@ func (r *run) run(parent context.Context) error {
 	var delivering, tending sync.WaitGroup
 	delivering.Go(func() { r.feed(ctx) })
 	delivering.Go(func() { r.pull(ctx) })
+	delivering.Go(func() { r.examine(ctx) })
 	tending.Go(r.tend)
 	tending.Go(r.acknowledge)
 
