@@ -61,9 +61,10 @@ func (r *run[M]) supervise(ctx context.Context, src Source[M], handle Handler[M]
 	case <-r.empty:
 	case <-timeout.C:
 		drainErr = ErrDrainTimeout
-		stopHandlers(ErrDrainTimeout)
-		stopSettles(ErrDrainTimeout)
-		r.abandon()
+		r.abandon(func() {
+			stopHandlers(ErrDrainTimeout)
+			stopSettles(ErrDrainTimeout)
+		})
 	}
 	r.end()
 	stopHandlers(nil) // and with them the goroutines that watch for revocations
@@ -133,8 +134,10 @@ func (r *run[M]) pausing(s state) (entries []*entry[M]) {
 }
 
 // abandon releases what is still held, but for what a settler has at this
-// moment: that is released if the settle fails, as it will soon.
-func (r *run[M]) abandon() {
+// moment: that is released if the settle fails, as it will soon. It calls stop,
+// which ends the contexts of handlers and settles, when it is certain what
+// becomes of each message, and before any is released.
+func (r *run[M]) abandon(stop func()) {
 	r.mu.Lock()
 	now := r.clock.now()
 	r.expired = true
@@ -151,6 +154,13 @@ func (r *run[M]) abandon() {
 			r.giveUp(w.entry)
 		}
 	}
+	// Whoever else has a turn leaves the list as it found it: empty.
+	leaving := r.leaving
+	r.leaving = list[M]{}
+	r.mu.Unlock()
+	stop()
+	r.mu.Lock()
+	r.leaving = leaving
 	r.unlock(now)
 }
 
