@@ -103,25 +103,27 @@ func (l *Limiter[K]) checkTogether(results []Result, reqs []Request[K], now int6
 			results[i] = Result{Err: err}
 			continue
 		}
-		results[i] = resultOf(shares[place[req.Key]].d, req.N, nil)
+		results[i] = resultOf(shares[place[i]].d, req.N, nil)
 	}
 }
 
 // sharesOf adds up what is asked of each key, in the order in which the keys
-// first come.
-func sharesOf[K comparable](reqs []Request[K]) (shares []share[K], place map[K]int, err error) {
-	place = make(map[K]int, len(reqs))
-	for _, req := range reqs {
+// first come, and returns for each request which share it belongs to.
+func sharesOf[K comparable](reqs []Request[K]) (shares []share[K], place []int, err error) {
+	of := make(map[K]int, len(reqs))
+	place = make([]int, len(reqs))
+	for i, req := range reqs {
 		if req.N < 0 {
 			return nil, nil, fmt.Errorf("%w: %d", gcra.ErrNegative, req.N)
 		}
-		i, ok := place[req.Key]
+		at, ok := of[req.Key]
 		if !ok {
-			i = len(shares)
-			place[req.Key] = i
+			at = len(shares)
+			of[req.Key] = at
 			shares = append(shares, share[K]{key: req.Key})
 		}
-		shares[i].n = addSat(shares[i].n, req.N)
+		place[i] = at
+		shares[at].n = addSat(shares[at].n, req.N)
 	}
 	return shares, place, nil
 }

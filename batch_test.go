@@ -98,7 +98,7 @@ func TestCheckAll(t *testing.T) {
 				if results, _ := lim.CheckAll(t.Context(), tt.reqs, tt.mode); results[0].Allowed || results[0].RetryAfter != 1 {
 					t.Errorf("one nanosecond early: %+v", results[0])
 				}
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				if results, _ := lim.CheckAll(t.Context(), tt.reqs, tt.mode); !results[0].Allowed {
 					t.Errorf("after RetryAfter: %+v", results[0])
 				}
@@ -112,6 +112,26 @@ func TestCheckAllUnknownMode(t *testing.T) {
 	if res, err := lim.CheckAll(t.Context(), requests("a", 1), 3); err == nil {
 		t.Errorf("results %+v", res)
 	}
+}
+
+// Someone else takes tokens between the look at how many there are and the
+// taking: the rest is still given out.
+func TestAsManyAsPossibleWhenOthersAreFaster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lim *flux.Limiter[string]
+		asked := 0
+		lim = newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(10), LimitFor: func(k string) gcra.Limit {
+			// Called before every decision: the second is the first to take.
+			if asked++; asked == 2 {
+				_, _ = lim.Check(t.Context(), k, 3)
+			}
+			return gcra.Limit{}
+		}})
+		results, err := lim.CheckAll(t.Context(), requests("a", 20), flux.AsManyAsPossible)
+		if err != nil || !results[0].Allowed || results[0].Spent != 7 {
+			t.Errorf("%+v, %v; want 7 spent", results, err)
+		}
+	})
 }
 
 // Batches at the same instant spend exactly the burst between them.

@@ -34,7 +34,63 @@ func BenchmarkClock(b *testing.B) {
 	}
 }
 
+// BenchmarkTable is a decision with a reading of the clock and nothing else: what
+// the limiter adds to it is the difference to BenchmarkCheck.
+func BenchmarkTable(b *testing.B) {
+	table, err := gcra.NewTable[string](gcra.TableConfig{Limit: never})
+	if err != nil {
+		b.Fatal(err)
+	}
+	base := time.Now()
+	for b.Loop() {
+		_, _ = table.TakeAt("tenant", nil, int64(time.Since(base)), 1)
+	}
+}
+
 func BenchmarkCheck(b *testing.B) {
+	plan := func(string) gcra.Limit { return never }
+	for _, bb := range []struct {
+		name  string
+		cfg   flux.Config[string]
+		setUp func(*flux.Limiter[string])
+	}{
+		{"allow", flux.Config[string]{Limit: never}, nil},
+		{"deny", flux.Config[string]{Limit: gcra.Per(1, time.Hour)}, nil},
+		{"LimitFor", flux.Config[string]{Limit: never, LimitFor: plan}, nil},
+		{"other key set", flux.Config[string]{Limit: never}, func(lim *flux.Limiter[string]) {
+			_ = lim.SetLimit("other", never, flux.Change{})
+		}},
+		{"key set", flux.Config[string]{Limit: never}, func(lim *flux.Limiter[string]) {
+			_ = lim.SetLimit("tenant", never, flux.Change{})
+		}},
+		{"factor", flux.Config[string]{Limit: never}, func(lim *flux.Limiter[string]) { _ = lim.SetFactor(0.7) }},
+		{"others wait", flux.Config[string]{Limit: gcra.Per(1000, time.Hour)}, func(lim *flux.Limiter[string]) {
+			_, _ = lim.Check(context.Background(), "other", 1000)
+			lim.WaitAsync(context.Background(), "other", 1)
+		}},
+		{"hook", flux.Config[string]{Limit: never, Hooks: []flux.Hook{afterCheck{}}}, nil},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			lim := newLimiter(b, bb.cfg)
+			defer lim.Close()
+			if bb.setUp != nil {
+				bb.setUp(lim)
+			}
+			ctx := b.Context()
+			b.ReportAllocs()
+			for b.Loop() {
+				_, _ = lim.Check(ctx, "tenant", 1)
+			}
+		})
+	}
+}
+
+// afterCheck is the least that a hook can do.
+type afterCheck struct{}
+
+func (afterCheck) AfterCheck(context.Context, string, int64, flux.Decision) {}
+
+func BenchmarkCheckAt(b *testing.B) {
 	for _, bb := range []struct {
 		name  string
 		limit gcra.Limit
@@ -44,22 +100,30 @@ func BenchmarkCheck(b *testing.B) {
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			lim := newLimiter(b, flux.Config[string]{Limit: bb.limit})
+			h := lim.Key("tenant")
+			now := lim.Now()
 			b.ReportAllocs()
 			for b.Loop() {
-				_, _ = lim.Check(b.Context(), "tenant", 1)
+				now++
+				_, _ = h.CheckAt(now, 1)
 			}
 		})
 	}
 }
 
-func BenchmarkCheckAt(b *testing.B) {
+func BenchmarkCheckAll(b *testing.B) {
 	lim := newLimiter(b, flux.Config[string]{Limit: never})
-	h := lim.Key("tenant")
-	now := lim.Now()
-	b.ReportAllocs()
-	for b.Loop() {
-		now++
-		_, _ = h.CheckAt(now, 1)
+	reqs := make([]flux.Request[string], 100)
+	for i := range reqs {
+		reqs[i] = flux.Request[string]{Key: strconv.Itoa(i), N: 1}
+	}
+	for name, mode := range map[string]flux.Mode{"each": flux.Each, "all": flux.AllOrNothing, "most": flux.AsManyAsPossible} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				_, _ = lim.CheckAll(b.Context(), reqs, mode)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(reqs)), "ns/request")
+		})
 	}
 }
 

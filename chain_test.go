@@ -65,7 +65,7 @@ func TestChain(t *testing.T) {
 		want("b2", 6, "all", 60*ms, 10, 10, 0)
 		time.Sleep(60*ms - 1)
 		want("b2", 6, "all", 1, 10, 11, 5)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		want("b2", 6, "", 0, 4, 5, 0)
 		if err := chain.Refund(t.Context(), "b2", 6); err != nil {
 			t.Error(err)
@@ -137,6 +137,43 @@ func TestChainFailures(t *testing.T) {
 		t.Errorf("debt = %v: tokens were not given back", d.ResetAfter)
 	}
 }
+
+// A context that ends while the limits are asked does not keep tokens from being
+// given back.
+func TestChainGivesBackWhenItsContextEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerHour(10)})
+	remote, err := flux.Chain(flux.Link[string]{Name: "remote", Checker: remoteLimit{lim}}, flux.Link[string]{Name: "slow", Checker: slowLimit{cancel}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := remote.Check(ctx, key, 4); !errors.Is(err, context.Canceled) || d.Allowed {
+		t.Errorf("Check = %+v, %v", d, err)
+	}
+	if d, _ := lim.Check(t.Context(), key, 0); d.Remaining() != 10 {
+		t.Errorf("%d left, want 10", d.Remaining())
+	}
+}
+
+// remoteLimit does nothing for an ended context.
+type remoteLimit struct{ *flux.Limiter[string] }
+
+func (r remoteLimit) Refund(ctx context.Context, key string, n int64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return r.Limiter.Refund(ctx, key, n)
+}
+
+// slowLimit takes longer than its caller waits.
+type slowLimit struct{ cancel context.CancelFunc }
+
+func (s slowLimit) Check(ctx context.Context, _ string, _ int64) (flux.Decision, error) {
+	s.cancel()
+	return flux.Decision{}, ctx.Err()
+}
+
+func (s slowLimit) Refund(context.Context, string, int64) error { return nil }
 
 func TestChainRefusesBadLinks(t *testing.T) {
 	lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(1)})

@@ -44,3 +44,12 @@ func (l *Limiter[K]) Idle() bool {
 
 // MaxLate is the lateness that the schedule makes up for.
 const MaxLate = maxLate
+
+// NewPace returns a pace, for its arithmetic.
+func NewPace(from, start int64, speed uint64) *pace { return &pace{from, start, speed} }
+
+// At is at.
+func (p *pace) At(now int64) int64 { return p.at(now) }
+
+// Until is until.
+func (p *pace) Until(paced int64) int64 { return p.until(paced) }

@@ -171,3 +171,31 @@ func TestFactorWithLateClocks(t *testing.T) {
 		}
 	})
 }
+
+// The paced clock against exact arithmetic, there and back, either side of the
+// change.
+func FuzzPace(f *testing.F) {
+	f.Add(int64(0), int64(0), uint64(1<<32), int64(5))
+	f.Add(int64(7), int64(3), uint64(1<<31), int64(-9))
+	f.Add(int64(1)<<61, int64(1)<<60, uint64(4294967), int64(1)<<61)
+	f.Add(int64(1)<<61, -int64(1)<<60, uint64(4294968), -int64(1)<<61)
+	f.Fuzz(func(t *testing.T, from, start int64, speed uint64, now int64) {
+		speed = max(speed%(1<<32+1), 1<<32/1000)
+		from, start, now = from%(1<<62), start%(1<<61), now%(1<<62)
+		p := flux.NewPace(from, start, speed)
+		exact := big.NewInt(now)
+		exact.Sub(exact, big.NewInt(from)).Mul(exact, new(big.Int).SetUint64(speed))
+		exact.Rsh(exact, 32).Add(exact, big.NewInt(start)) // rounds down
+		at := p.At(now)
+		if !exact.IsInt64() || at != exact.Int64() {
+			t.Fatalf("at(%d) = %d, want %v", now, at, exact)
+		}
+		if next := p.At(now + 1); next != at && next != at+1 {
+			t.Errorf("at(%d) = %d and a nanosecond later %d: a time was skipped", now, at, next)
+		}
+		until := p.Until(at)
+		if until > now || p.At(until) != at || p.At(until-1) >= at {
+			t.Errorf("until(at(%d) = %d) = %d, when it is %d, and %d before", now, at, until, p.At(until), p.At(until-1))
+		}
+	})
+}

@@ -3,6 +3,7 @@ package flux
 import (
 	"context"
 	"log/slog"
+	"slices"
 )
 
 // Middleware wraps a Checker in another. What it returns should be a [Refunder]
@@ -11,8 +12,8 @@ type Middleware[K comparable] func(Checker[K]) Checker[K]
 
 // Wrap returns c wrapped in every middleware, the first outermost.
 func Wrap[K comparable](c Checker[K], through ...Middleware[K]) Checker[K] {
-	for i := len(through) - 1; i >= 0; i-- {
-		c = through[i](c)
+	for _, m := range slices.Backward(through) {
+		c = m(c)
 	}
 	return c
 }

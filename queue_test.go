@@ -72,6 +72,7 @@ func TestQueueModel(t *testing.T) {
 }
 
 func queueAgainstModel(t *testing.T, seed uint64) {
+	t.Helper()
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	burst := 1 + rnd.Int64N(6)
 	lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(100).WithBurst(burst)})

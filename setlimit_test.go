@@ -193,6 +193,20 @@ func TestLimitChangeRetimesWaiters(t *testing.T) {
 	}
 }
 
+// A reset forgives even what was booked beyond the burst.
+func TestSetLimitResetsDebt(t *testing.T) {
+	lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(1)})
+	if _, err := lim.Debt(t.Context(), key, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	if err := lim.SetLimit(key, gcra.PerSecond(2), flux.Change{Transfer: flux.Reset}); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := lim.Check(t.Context(), key, 2); err != nil || !d.Allowed {
+		t.Errorf("Check = %+v, %v", d, err)
+	}
+}
+
 // LimitFor is asked on every check, and answers for what it returns.
 func TestLimitFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

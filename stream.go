@@ -2,6 +2,7 @@ package flux
 
 import (
 	"context"
+	"maps"
 	"sync"
 )
 
@@ -142,10 +143,7 @@ func (s *stream[K]) take(spare []Response[K]) ([]Response[K], int) {
 // stop ends the waits, and takes back what was granted and nobody received.
 func (s *stream[K]) stop(ready []Response[K], err error) {
 	s.mu.Lock()
-	waiting := make(map[*waiter[K]]Request[K], len(s.waiting))
-	for w, req := range s.waiting {
-		waiting[w] = req
-	}
+	waiting := maps.Clone(s.waiting)
 	s.mu.Unlock()
 	for w, req := range waiting {
 		s.lim.room(s.lim.hash(req.Key)).leave(w, err)

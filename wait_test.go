@@ -252,7 +252,7 @@ func TestCheckDoesNotOvertake(t *testing.T) {
 		if d, _ := h.CheckAt(lim.Now(), 1); d.Allowed || d.RetryAfter != 1 {
 			t.Errorf("one nanosecond early: %+v", d)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if d, _ := lim.Check(t.Context(), key, 1); !d.Allowed {
 			t.Errorf("after RetryAfter: %+v", d)
 		}
@@ -341,12 +341,14 @@ func TestWaitThatCannotBe(t *testing.T) {
 	base := flux.Config[string]{Limit: gcra.PerSecond(10)}
 	in := func(d time.Duration) func(t *testing.T) context.Context {
 		return func(t *testing.T) context.Context {
+			t.Helper()
 			ctx, cancel := context.WithTimeout(t.Context(), d)
 			t.Cleanup(cancel)
 			return ctx
 		}
 	}
 	ended := func(t *testing.T) context.Context {
+		t.Helper()
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		return ctx
@@ -573,5 +575,130 @@ func TestWaitRace(t *testing.T) {
 		if !lim.Idle() {
 			t.Error("something was left behind")
 		}
+	})
+}
+
+// The turn came while nobody looked, and then the context ended: the tokens are
+// spent, so the wait was not in vain.
+func TestTurnBeforeTheEndOfTheContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(20).WithBurst(1)})
+		ctx, cancel := context.WithCancel(t.Context())
+		blocked := make(chan error, 1)
+		go func() { blocked <- lim.Wait(ctx, key, 1) }()
+		synctest.Wait()
+		async := lim.WaitAsync(ctx, key, 1)
+		later := lim.WaitAsync(ctx, key, 1)
+		lim.HoldTimers()
+		time.Sleep(120 * ms)
+		cancel()
+		if err := <-blocked; err != nil {
+			t.Errorf("Wait: %v", err)
+		}
+		if res := <-async; res.Err != nil || time.Duration(res.At) != 100*ms {
+			t.Errorf("WaitAsync: %+v", res)
+		}
+		if res := <-later; !errors.Is(res.Err, context.Canceled) {
+			t.Errorf("whose turn had not come: %+v", res)
+		}
+		if d, _ := lim.Check(t.Context(), key, 0); d.ResetAfter != 30*ms {
+			t.Errorf("debt = %v, want 30ms", d.ResetAfter)
+		}
+	})
+}
+
+// Everyone who joins while the limiter is being closed gets an answer.
+func TestCloseRace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 50 {
+			lim := drained(t, flux.Config[string]{Limit: gcra.PerHour(1)})
+			var wg sync.WaitGroup
+			for range 4 {
+				wg.Go(func() {
+					for {
+						if err := (<-lim.WaitAsync(t.Context(), key, 1)).Err; !errors.Is(err, flux.ErrClosed) {
+							t.Errorf("err = %v", err)
+						}
+						if lim.Wait(t.Context(), "fresh", 0) != nil {
+							return
+						}
+					}
+				})
+				wg.Go(lim.Close)
+			}
+			wg.Wait()
+			if !lim.Idle() {
+				t.Error("something was left behind")
+			}
+		}
+	})
+}
+
+// The limiter is closed between the look for tokens and the queue.
+func TestCloseBeforeJoin(t *testing.T) {
+	var lim *flux.Limiter[string]
+	lim = newLimiter(t, flux.Config[string]{Limit: gcra.DenyAll(), LimitFor: func(string) gcra.Limit {
+		lim.Close()
+		return gcra.Limit{}
+	}})
+	if err := lim.Wait(t.Context(), key, 1); !errors.Is(err, flux.ErrClosed) {
+		t.Errorf("err = %v", err)
+	}
+}
+
+// Many keys with different limits, some of whose waiters give up: each queue
+// keeps its own time, whatever else the timer is set for.
+func TestManyKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keys = 300
+		interval := func(k int) time.Duration { return time.Duration(7+k*k%1013) * ms }
+		lim := newLimiter(t, flux.Config[int]{
+			Limit:    gcra.PerSecond(1),
+			LimitFor: func(k int) gcra.Limit { return gcra.Per(1, interval(k)) },
+		})
+		type wait struct {
+			ch   <-chan flux.Result
+			want time.Duration // 0 for one that gives up
+		}
+		waits := make(map[int][]wait)
+		for k := range keys {
+			_, _ = lim.Check(t.Context(), k, 1)
+		}
+		var gone []context.CancelFunc
+		for k := range keys {
+			for i := range 1 + k%4 {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				w := wait{ch: lim.WaitAsync(ctx, k, 1)}
+				if (k+i)%5 == 0 {
+					gone = append(gone, cancel)
+				} else {
+					stay := 1
+					for _, other := range waits[k] {
+						if other.want > 0 {
+							stay++
+						}
+					}
+					w.want = time.Duration(stay) * interval(k)
+				}
+				waits[k] = append(waits[k], w)
+			}
+		}
+		for _, cancel := range gone {
+			cancel()
+		}
+		var wg sync.WaitGroup
+		for k, list := range waits {
+			for i, w := range list {
+				wg.Go(func() {
+					res := <-w.ch
+					now := time.Duration(lim.Now())
+					if (res.Err == nil) != (w.want > 0) || now != w.want {
+						t.Errorf("waiter %d of key %d: %v at %v, want %v", i, k, res.Err, now, w.want)
+					}
+				})
+			}
+		}
+		wg.Wait()
 	})
 }
