@@ -38,7 +38,7 @@ var inHand = []peer{
 	{name: "none", floor: true, open: peers[0].open},
 	{name: "clock read", floor: true, open: peers[1].open},
 	{name: "flux handle, a clock read per call", open: openFluxHandle},
-	{name: "**flux handle, the batch's time**", open: openFluxBatch},
+	{name: fluxBatch, open: openFluxBatch},
 	{name: "x/time/rate in hand, a clock read per call", open: openXTimeHand},
 	{name: "x/time/rate in hand, the batch's time", open: openXTimeBatch},
 }

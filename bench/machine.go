@@ -40,7 +40,7 @@ func (m *machine) measure(f func()) spent {
 	s := spent{wall: time.Since(start), cpu: processTime() - cpu}
 	if after := busyTime(); after > 0 {
 		total := float64(s.wall) * float64(runtime.NumCPU())
-		s.foreign = max(0, float64(after-busy-s.cpu)/total)
+		s.foreign = min(max(0, float64(after-busy-s.cpu)/total), 1)
 	}
 	return s
 }

@@ -159,7 +159,9 @@ func TestTargets(t *testing.T) {
 	} {
 		b.calls.put(reference, "hot key", 0, tt.took)
 		b.calls.put("rival", "hot key", 0, 100)
-		if got := b.targetTable(); !strings.Contains(got, tt.want) {
+		var p page
+		b.reportTargets(&p)
+		if got := p.String(); !strings.Contains(got, tt.want) {
 			t.Errorf("no %q in\n%s", tt.want, got)
 		}
 	}

@@ -28,7 +28,7 @@ var targets = []target{
 	{what: "Check, one hot key, own clock read, admitted", grid: calls, row: reference, col: "hot key", reach: 42, unit: "ns", clock: true},
 	{what: "the same, refused", grid: calls, row: reference, col: "hot key, refused", reach: 38, unit: "ns", clock: true},
 	{what: "allocations of a Check", grid: calls, row: reference, col: "hot key" + colAllocs, reach: 0},
-	{what: "decision on a resolved handle with the batch's time", grid: hand, row: "**flux handle, the batch's time**", col: "in hand", reach: 6, unit: "ns", clock: true},
+	{what: "decision on a resolved handle with the batch's time", grid: hand, row: fluxBatch, col: "in hand", reach: 6, unit: "ns", clock: true},
 	{what: "1,000 keys, two goroutines", grid: calls, row: reference, col: "1,000 keys, 2 goroutines", reach: 35, unit: "ns", clock: true},
 	{what: "many keys by Zipf's law, two goroutines", grid: calls, row: reference, col: colZipf, reach: 80, unit: "ns", clock: true},
 	{what: "many keys evenly, two goroutines", grid: calls, row: reference, col: colUniform, reach: 140, unit: "ns", clock: true},
@@ -54,32 +54,25 @@ func stall(b *bench) *grid    { return b.stall }
 func waits(b *bench) *grid    { return b.waits }
 func admitted(b *bench) *grid { return b.admitted }
 
-// targetTable compares what was measured with the targets.
-func (b *bench) targetTable() string {
-	var s strings.Builder
+// reportTargets compares what was measured with the targets.
+func (b *bench) reportTargets(p *page) {
 	clock := b.clock()
-	fmt.Fprintf(&s, "\n## Targets\n\nTargets in ns are for a clock read of %d ns and are scaled to this machine's, %s ns.\n\n", nominalClock, number(clock))
-	s.WriteString("| | target | here | measured | best rival | |\n|---|---|---|---|---|---|\n")
+	p.say("## Targets")
+	p.say("Targets in ns are for a clock read of %d ns, and scaled to this machine's %s ns in the column “here”. The longest calls are judged by the lowest of the rounds.",
+		nominalClock, number(clock))
+	p.WriteString("| | target | here | measured | best rival | |\n|---|---|---|---|---|---|\n")
 	for _, t := range targets {
-		g := t.grid(b)
-		v, ok := g.at(t.row, t.col)
+		v, ok := t.grid(b).at(t.row, t.col)
 		if !ok {
 			continue
 		}
-		sign, here := "≤", t.reach
+		sign, here, judged := "≤", t.reach, v.median
 		if t.least {
 			sign = "≥"
 		}
 		if t.clock {
-			here = t.reach * clock / nominalClock
+			here *= clock / nominalClock
 		}
-		measured, rival := v.String(), "–"
-		if g == b.admitted {
-			measured = v.format(share)
-		} else {
-			rival = g.rival(t.col)
-		}
-		judged := v.median
 		if t.low {
 			judged = v.low
 		}
@@ -87,9 +80,14 @@ func (b *bench) targetTable() string {
 		if t.least && judged < here || !t.least && judged > here {
 			verdict = "**missed**"
 		}
-		fmt.Fprintf(&s, "| %s | %s %s %s | %s | %s | %s | %s |\n", t.what, sign, number(t.reach), t.unit, number(here), measured, rival, verdict)
+		measured, rival := v.String(), t.grid(b).rival(t.col)
+		if t.grid(b) == b.admitted {
+			measured, rival = v.format(share), "–"
+		}
+		reach := strings.TrimSpace(number(t.reach) + " " + t.unit)
+		_, _ = fmt.Fprintf(p, "| %s | %s %s | %s | %s | %s | %s |\n", t.what, sign, reach, number(here), measured, rival, verdict)
 	}
-	return s.String()
+	p.WriteString("\n")
 }
 
 // clock returns what reading the clock takes here, in ns.
@@ -120,5 +118,8 @@ func (g *grid) rival(col string) string {
 	return number(best) + ", " + name
 }
 
-// fluxParked is the row of waits without goroutines.
-const fluxParked = "**flux WaitAsync**"
+// Rows of flux beside the one of its plain calls.
+const (
+	fluxBatch  = "**flux handle, the batch's time**"
+	fluxParked = "**flux WaitAsync**"
+)
