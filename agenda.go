@@ -2,29 +2,29 @@ package flux
 
 import "math"
 
-// agenda holds the queues of a room, the one with the earliest turn first: a
-// heap with four children to a node, in which each queue knows its place. The
-// turns stand beside the queues so that sorting touches no queue but those that
+// agenda holds the queues of a room, the one to be looked after first in front:
+// a heap with four children to a node, in which each queue knows its place. The
+// times stand beside the queues so that sorting touches no queue but those that
 // it moves.
 type agenda[K comparable] []item[K]
 
 type item[K comparable] struct {
-	due   int64
+	look  int64
 	queue *queue[K]
 }
 
-// due returns the earliest turn, and math.MaxInt64 if nobody waits.
-func (a agenda[K]) due() int64 {
+// next returns the time of the first, and math.MaxInt64 if nobody waits.
+func (a agenda[K]) next() int64 {
 	if len(a) == 0 {
 		return math.MaxInt64
 	}
-	return a[0].due
+	return a[0].look
 }
 
 // add puts q on the agenda.
 func (a *agenda[K]) add(q *queue[K]) {
 	q.place = len(*a)
-	*a = append(*a, item[K]{q.due, q})
+	*a = append(*a, item[K]{q.look, q})
 	a.fix(q)
 }
 
@@ -41,12 +41,12 @@ func (a *agenda[K]) remove(q *queue[K]) {
 	q.place = -1
 }
 
-// fix moves q to where it belongs after its turn has changed.
+// fix moves q to where it belongs after its time has changed.
 func (a agenda[K]) fix(q *queue[K]) {
 	i := q.place
 	for i > 0 {
 		up := (i - 1) / 4
-		if a[up].due <= q.due {
+		if a[up].look <= q.look {
 			break
 		}
 		a.put(i, a[up])
@@ -59,17 +59,17 @@ func (a agenda[K]) fix(q *queue[K]) {
 		}
 		least := first
 		for c := first + 1; c < min(first+4, len(a)); c++ {
-			if a[c].due < a[least].due {
+			if a[c].look < a[least].look {
 				least = c
 			}
 		}
-		if q.due <= a[least].due {
+		if q.look <= a[least].look {
 			break
 		}
 		a.put(i, a[least])
 		i = least
 	}
-	a.put(i, item[K]{q.due, q})
+	a.put(i, item[K]{q.look, q})
 }
 
 // put places it at i.

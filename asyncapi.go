@@ -83,7 +83,7 @@ func (l *Limiter[K]) try(ctx context.Context, key K, n int64) (d Decision, done 
 	case err != nil:
 	case l.closed.Load():
 		err = ErrClosed
-	default:
+	case l.queued(key) == nil:
 		d, err = l.checkAt(key, l.Now(), n)
 	}
 	done = err != nil || d.Allowed

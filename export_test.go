@@ -11,7 +11,7 @@ func (l *Limiter[K]) HoldTimers() {
 		if r.timer != nil {
 			r.timer.Stop()
 		}
-		r.set = r.agenda.due()
+		r.set = r.agenda.next()
 		r.mu.Unlock()
 	}
 }

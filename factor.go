@@ -12,7 +12,7 @@ import (
 // SetFactor makes the limiter grant factor times the rate of every limit from
 // now on, for as long as what stands behind it is not well: 0.3 of each rate,
 // say. Bursts stay what they are. It takes effect at once for every key and
-// everyone who waits, whatever their number: the tokens that a key has spent
+// everyone in the limiter's queues, whatever their number: the tokens that a key has spent
 // come back more slowly, none is minted or lost, and a raise locks nobody out.
 //
 // The factor lies between 0.001 and 1: the limits are the most that is ever

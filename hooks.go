@@ -9,9 +9,9 @@ import (
 // Hook is told what a [Limiter] does, through any of the interfaces below that
 // it implements: [BeforeCheckHook], [AfterCheckHook], [ErrorHook],
 // [AfterWaitHook] and [CleanupHook]. Hooks are called by whoever makes the
-// limiter do it, with no lock held, and that call waits for them: they must be
-// fast, and safe for concurrent use. A limiter without hooks pays one comparison
-// for there being none.
+// limiter do it, and that call waits for them: they must be fast, and safe for
+// concurrent use. They may check and wait themselves, but not change limits. A
+// limiter without hooks pays one comparison for there being none.
 type Hook any
 
 // BeforeCheckHook is called before every decision of Check, CheckAsync, CheckAll

@@ -22,6 +22,11 @@ type Config[K comparable] struct {
 	// fails the call that asked for it. It is called on every check, and with
 	// locks held, so it must be fast, must not block or call the limiter, and
 	// must be safe for concurrent use.
+	//
+	// When its answer for a key changes, the time stays at which the key would
+	// have had all its tokens back, as with [Keep], and those who wait follow
+	// within a second. A limit that is changed by [Limiter.SetLimit] carries over
+	// the number of tokens instead, and everyone follows at once.
 	// Defaults to nil: Limit for every key.
 	LimitFor func(K) gcra.Limit
 

@@ -35,6 +35,7 @@ type queue[K comparable] struct {
 	len        int
 	due        int64 // the head's turn
 	behind     int64 // the price of all but the head
+	look       int64 // when to look after it: due, or earlier
 	place      int   // in the room's agenda
 }
 
@@ -95,7 +96,7 @@ func (q *queue[K]) unlink(w *waiter[K]) {
 		q.behind -= price(q.rule.limit(), w.next.n)
 		q.head = w.next
 	default:
-		q.head = nil
+		q.head, q.behind = nil, 0
 	}
 	if w == q.tail {
 		q.tail = w.prev

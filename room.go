@@ -14,7 +14,7 @@ import (
 )
 
 // room is where those who wait for some of the keys do so: a lock, their
-// queues, and one timer, which is set to the earliest turn of all. There are as
+// queues, and one timer, which is set to the first on the agenda. There are as
 // many rooms as processors; more would only mean more timers.
 //
 // Results are sent with the lock held, so that waiters hear of their turn in the
@@ -28,7 +28,7 @@ type room[K comparable] struct {
 	groups map[<-chan struct{}]*group[K]
 	agenda agenda[K]
 	timer  *time.Timer
-	set    int64 // the turn that timer is set to, math.MaxInt64 if to none
+	set    int64 // what timer is set to, math.MaxInt64 if to nothing
 
 	// For hooks that want to know about waits: who waits, since when; and waits
 	// that are over, to be told of when the lock is released.
@@ -245,13 +245,20 @@ func (r *room[K]) wake() {
 	r.set = math.MaxInt64
 	now := r.lim.Now()
 	paced := r.lim.terms.Load().pace.at(now)
-	for r.agenda.due() <= paced {
+	for n := 1; r.agenda.next() <= paced; n++ {
 		q := r.agenda[0].queue
 		r.advance(q, now)
-		r.file(q)
+		r.file(q, now)
+		if n%wakeStep == 0 {
+			r.unlock()
+			r.mu.Lock()
+		}
 	}
 	r.arm(now)
 }
+
+// wakeStep is how many queues are served before others may have the lock.
+const wakeStep = 64
 
 // advanceAll brings all queues up to date.
 func (l *Limiter[K]) advanceAll() {
@@ -266,7 +273,7 @@ func (r *room[K]) advanceAll() {
 	now := r.lim.Now()
 	for _, q := range r.queues {
 		r.advance(q, now)
-		r.file(q)
+		r.file(q, now)
 	}
 	r.arm(now)
 }
@@ -290,7 +297,7 @@ func (r *room[K]) clear(err error) {
 			q.unlink(w)
 			r.result(w, Result{Err: err})
 		}
-		r.file(q)
+		r.file(q, now)
 	}
 	r.arm(now)
 }
@@ -341,13 +348,21 @@ func (r *room[K]) end(w *waiter[K], res Result) {
 
 // settle brings the agenda and the timer up to date after q has changed.
 func (r *room[K]) settle(q *queue[K], now int64) {
-	r.file(q)
+	r.file(q, now)
 	r.arm(now)
 }
 
+// lookAgain is how long a LimitFor may have changed its mind before those who
+// wait get to feel it. Other changes come by themselves.
+const lookAgain = int64(time.Second)
+
 // file puts q where it belongs on the agenda, and takes it out when nobody
 // waits in it.
-func (r *room[K]) file(q *queue[K]) {
+func (r *room[K]) file(q *queue[K], now int64) {
+	q.look = q.due
+	if r.lim.cfg.LimitFor != nil {
+		q.look = min(q.due, r.lim.terms.Load().pace.at(now+lookAgain))
+	}
 	switch listed := q.place >= 0; {
 	case q.len > 0 && listed:
 		r.agenda.fix(q)
@@ -362,18 +377,18 @@ func (r *room[K]) file(q *queue[K]) {
 	}
 }
 
-// arm sets the timer to the earliest turn.
+// arm sets the timer to the first on the agenda.
 func (r *room[K]) arm(now int64) {
-	due := r.agenda.due()
-	if due == r.set {
+	next := r.agenda.next()
+	if next == r.set {
 		return
 	}
-	r.set = due
-	if due == math.MaxInt64 {
+	r.set = next
+	if next == math.MaxInt64 {
 		r.timer.Stop()
 		return
 	}
-	in := time.Duration(max(0, r.lim.terms.Load().pace.until(due)-now))
+	in := time.Duration(max(0, r.lim.terms.Load().pace.until(next)-now))
 	if r.timer == nil {
 		r.timer = time.AfterFunc(in, r.wake)
 		return

@@ -254,6 +254,51 @@ func TestLimitFor(t *testing.T) {
 	})
 }
 
+// Those who wait follow a LimitFor that changed its mind within a second, and a
+// queue that nobody could wait in any more starts anew.
+func TestLimitForRetimesWaiters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var plan atomic.Pointer[gcra.Limit]
+		plan.Store(new(gcra.Per(5, time.Hour)))
+		lim := newLimiter(t, flux.Config[string]{
+			Limit:    gcra.PerSecond(1),
+			LimitFor: func(string) gcra.Limit { return *plan.Load() },
+		})
+		_, _ = lim.Check(t.Context(), key, 5)
+		g := &grants{lim: lim}
+		for id, n := range []int64{1, 3, 3} {
+			g.follow(id, lim.WaitAsync(t.Context(), key, n))
+			synctest.Wait()
+		}
+		time.Sleep(1500 * ms)
+		plan.Store(new(gcra.Per(100, time.Minute).WithBurst(2)))
+		time.Sleep(time.Second)
+		plan.Store(new(gcra.PerSecond(1000).WithBurst(1 << 40)))
+		// The burst of 2 has no room for 3: they left at once when it was seen.
+		g.want(t, grant{1, 2000 * ms, gcra.ErrExceedsBurst}, grant{2, 2000 * ms, gcra.ErrExceedsBurst}, grant{0, 3000 * ms, nil})
+
+		plan.Store(new(gcra.Per(5, time.Hour)))
+		_, _ = lim.Debt(t.Context(), key, 5)
+		first := lim.WaitAsync(t.Context(), key, 5)
+		second := lim.WaitAsync(t.Context(), key, 5)
+		plan.Store(new(gcra.Per(4, time.Hour)))
+		_ = lim.WaitAsync(t.Context(), key, 1)
+		if len(first) != 1 || len(second) != 1 {
+			t.Error("those who could not wait any more are still there")
+		}
+		d, _ := lim.Check(t.Context(), key, 1)
+		_ = lim.WaitAsync(t.Context(), key, 1)
+		if next, _ := lim.Check(t.Context(), key, 1); next.RetryAfter-d.RetryAfter != 15*time.Minute {
+			t.Errorf("one more in the queue makes a wait of %v one of %v", d.RetryAfter, next.RetryAfter)
+		}
+		peek, _ := lim.Check(t.Context(), key, 0)
+		if want := peek.Delay(1); d.RetryAfter != want-15*time.Minute {
+			t.Errorf("RetryAfter was %v, want %v", d.RetryAfter, want-15*time.Minute)
+		}
+		lim.Close()
+	})
+}
+
 // Changes of a limit that keep the debt neither mint nor lose tokens, whatever
 // checks run at the same time: by key, by handle, and by those who wait.
 func TestSetLimitRace(t *testing.T) {
