@@ -277,25 +277,26 @@ func TestLimitForRetimesWaiters(t *testing.T) {
 		// The burst of 2 has no room for 3: they left at once when it was seen.
 		g.want(t, grant{1, 2000 * ms, gcra.ErrExceedsBurst}, grant{2, 2000 * ms, gcra.ErrExceedsBurst}, grant{0, 3000 * ms, nil})
 
-		plan.Store(new(gcra.Per(5, time.Hour)))
-		_, _ = lim.Debt(t.Context(), key, 5)
-		first := lim.WaitAsync(t.Context(), key, 5)
-		second := lim.WaitAsync(t.Context(), key, 5)
-		plan.Store(new(gcra.Per(4, time.Hour)))
-		_ = lim.WaitAsync(t.Context(), key, 1)
-		if len(first) != 1 || len(second) != 1 {
-			t.Error("those who could not wait any more are still there")
+		plan.Store(new(gcra.PerSecond(10)))
+		_, _ = lim.Check(t.Context(), "other", 10)
+		var gone [3]<-chan flux.Result
+		for i := range gone {
+			gone[i] = lim.WaitAsync(t.Context(), "other", 10)
 		}
-		d, _ := lim.Check(t.Context(), key, 1)
-		_ = lim.WaitAsync(t.Context(), key, 1)
-		if next, _ := lim.Check(t.Context(), key, 1); next.RetryAfter-d.RetryAfter != 15*time.Minute {
-			t.Errorf("one more in the queue makes a wait of %v one of %v", d.RetryAfter, next.RetryAfter)
+		plan.Store(new(gcra.PerSecond(10).WithBurst(5)))
+		one := lim.WaitAsync(t.Context(), "other", 1)
+		for i, ch := range gone {
+			if len(ch) != 1 {
+				t.Errorf("%d is still there", i)
+			}
 		}
-		peek, _ := lim.Check(t.Context(), key, 0)
-		if want := peek.Delay(1); d.RetryAfter != want-15*time.Minute {
-			t.Errorf("RetryAfter was %v, want %v", d.RetryAfter, want-15*time.Minute)
+		if d, _ := lim.Check(t.Context(), "other", 1); d.RetryAfter != 700*ms {
+			t.Errorf("RetryAfter behind one with its turn in 600ms = %v, want 700ms", d.RetryAfter)
 		}
-		lim.Close()
+		start := lim.Now()
+		if <-one; time.Duration(lim.Now()-start) != 600*ms {
+			t.Errorf("its turn came after %v, want 600ms", time.Duration(lim.Now()-start))
+		}
 	})
 }
 
