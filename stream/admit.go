@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"fmt"
 	"math"
 	"time"
 
@@ -102,8 +103,11 @@ func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 	held := t.waiting + t.running // what is being settled is on its way out
 	wait := int64(0)
 	var d flux.Decision
-	if t.limited || t.waiting > 0 {
+	if t.limited || t.waiting > 0 || e.cost > 1 {
 		wait, d = r.predict(t, t.queued+e.cost, now)
+		if l := d.Limit(); e.cost > l.Burst() && l != (gcra.Limit{}) && !l.IsDenyAll() {
+			return ReasonOversize, now
+		}
 		if head := t.head(); head != nil && t.where == placeWaiting && t.handle != nil {
 			// The limit may have been raised since the tenant began to wait.
 			t.grantAt = min(t.grantAt, now+r.delay(d, now, head.cost, now))
@@ -205,8 +209,13 @@ func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 	t, p := e.tenant, &r.cfg.Policy
 	turn = min(turn, now+never)
 	f := &fate{outcome: p.OnDenied, reason: reason, granted: unset}
-	if reason == ReasonExpired {
+	switch reason {
+	case ReasonExpired:
 		f.outcome = DeadLetter
+	case ReasonOversize:
+		_, d := r.predict(t, 0, now)
+		f.outcome = DeadLetter
+		f.err = fmt.Errorf("%w: %d tokens, burst %d", gcra.ErrExceedsBurst, e.cost, d.Limit().Burst())
 	}
 	// Messages that follow a deferred one of their key have no choice.
 	if f.outcome != Defer && reason != ReasonOrder {

@@ -28,7 +28,8 @@ type Config[M any] struct {
 	// Defaults to nil: no order.
 	OrderKey func(M) string
 
-	// Cost returns how many tokens a message spends. Less than 1 counts as 1.
+	// Cost returns how many tokens a message spends. Less than 1 counts as 1,
+	// more than 2⁴⁰ as that.
 	// A message that costs more than its tenant's burst becomes a dead letter.
 	// Defaults to nil: 1 each.
 	Cost func(M) int64

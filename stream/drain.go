@@ -24,10 +24,6 @@ func (r *run[M]) supervise(ctx context.Context, src Source[M], handle Handler[M]
 	defer stopSource(nil)
 	r.handling, r.settling, r.asking = handling, settling, sourcing
 
-	for range r.cfg.Workers {
-		w := new(worker[M])
-		r.workers = append(r.workers, w)
-	}
 	for _, w := range r.workers {
 		r.group.Go(func() error { return r.loop(w, handle) })
 	}
@@ -35,7 +31,12 @@ func (r *run[M]) supervise(ctx context.Context, src Source[M], handle Handler[M]
 		r.group.Go(r.settleLoop)
 	}
 	sourced := make(chan error, 1)
-	go func() { sourced <- src.Run(sourcing, r) }()
+	go func() {
+		// Also when the goroutine ends in one of the user's functions.
+		err := errGoexit
+		defer func() { sourced <- err }()
+		err = src.Run(sourcing, r)
+	}()
 
 	var sourceErr error
 	delivering := true
@@ -54,6 +55,7 @@ func (r *run[M]) supervise(ctx context.Context, src Source[M], handle Handler[M]
 	stopSource(ErrStopped)
 	r.drain()
 
+	drainBy := time.Now().Add(r.cfg.DrainTimeout)
 	timeout := time.NewTimer(r.cfg.DrainTimeout)
 	defer timeout.Stop()
 	var drainErr error
@@ -68,7 +70,9 @@ func (r *run[M]) supervise(ctx context.Context, src Source[M], handle Handler[M]
 	}
 	r.end()
 	stopHandlers(nil) // and with them the goroutines that watch for revocations
-	r.join(drainErr != nil)
+	if !r.join(max(patience, time.Until(drainBy))) {
+		drainErr = ErrDrainTimeout // of a limiter, say, that does not heed its context
+	}
 	if delivering {
 		select {
 		case <-r.empty:
@@ -164,9 +168,9 @@ func (r *run[M]) abandon(stop func()) {
 	r.unlock(now)
 }
 
-// join waits for all goroutines of the run to end, or, impatient, gives up on
-// some that do not end.
-func (r *run[M]) join(impatient bool) {
+// join waits for all goroutines of the run to end, but for no longer than
+// limit, and reports whether they have.
+func (r *run[M]) join(limit time.Duration) bool {
 	joined := make(chan struct{})
 	go func() {
 		defer close(joined)
@@ -174,14 +178,12 @@ func (r *run[M]) join(impatient bool) {
 		// has been dealt with.
 		_ = r.group.Wait()
 	}()
-	if !impatient {
-		<-joined
-		return
-	}
-	timeout := time.NewTimer(patience)
+	timeout := time.NewTimer(limit)
 	defer timeout.Stop()
 	select {
 	case <-joined:
+		return true
 	case <-timeout.C:
+		return false
 	}
 }

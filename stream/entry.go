@@ -57,12 +57,8 @@ type fate struct {
 	stack   []byte
 	until   time.Time
 	granted int64
-	tries   int // failed settles
-}
-
-// failed reports whether a failed attempt led to f.
-func (f *fate) failed() bool {
-	return f.reason == ReasonRetry || f.reason == ReasonAttempts || f.reason == ReasonPermanent
+	failed  bool // because an attempt failed, which is counted already
+	tries   int  // failed settles
 }
 
 // revoked reports whether e is known to be another consumer's by now.

@@ -34,8 +34,8 @@ var (
 	// its last attempt.
 	ErrPanic = errors.New("stream: handler panicked")
 
-	// errGoexit stands for a handler that ended its goroutine.
-	errGoexit = errors.New("stream: handler called runtime.Goexit")
+	// errGoexit stands for a function of the user's that ended its goroutine.
+	errGoexit = errors.New("stream: runtime.Goexit was called")
 )
 
 // Permanent marks a handler's error as one that no retry can mend: the message

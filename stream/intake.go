@@ -14,6 +14,10 @@ type arrival[M any] struct {
 	revoked  <-chan struct{}
 }
 
+// maxCost bounds the cost of a message, so that the costs of a window full of
+// them can be added up.
+const maxCost = 1 << 40
+
 func (r *run[M]) arrival(d Delivery[M]) arrival[M] {
 	m := d.Message()
 	a := arrival[M]{delivery: d, meta: d.Meta(), tenant: r.cfg.Tenant(m), cost: 1, weight: 1, revoked: d.Revoked()}
@@ -21,9 +25,9 @@ func (r *run[M]) arrival(d Delivery[M]) arrival[M] {
 		a.key = r.cfg.OrderKey(m)
 	}
 	if r.cfg.Cost != nil {
-		a.cost = max(1, r.cfg.Cost(m))
+		a.cost = min(max(1, r.cfg.Cost(m)), maxCost)
 	}
-	if r.cfg.Weight != nil {
+	if r.cfg.Weight != nil && a.tenant != "" {
 		a.weight = max(1, r.cfg.Weight(a.tenant))
 	}
 	return a

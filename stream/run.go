@@ -93,17 +93,26 @@ func newRun[M any](cfg *Config[M]) *run[M] {
 	r.sched.cap = cfg.TenantWorkers
 	r.recentAt, r.othersAt, r.forgotten = unset, unset, unset
 	r.work.L, r.settle.L = &r.mu, &r.mu
+	for range cfg.Workers {
+		r.workers = append(r.workers, new(worker[M]))
+	}
 	return r
 }
 
 // unlock ends a turn of the scheduler that began at now: whatever the turn made
 // possible is set going, and what it gave up is released.
 func (r *run[M]) unlock(now int64) {
-	if r.blocked.n > 0 || len(r.rooms) > 0 {
-		r.admitBlocked(now)
-	}
-	for r.leaving.n > 0 {
-		r.release(now)
+	// What leaves makes room, and what comes in may leave at once.
+	for {
+		for r.leaving.n > 0 {
+			r.release(now)
+		}
+		if r.blocked.n > 0 || len(r.rooms) > 0 {
+			r.admitBlocked(now)
+		}
+		if r.leaving.n == 0 {
+			break
+		}
 	}
 	r.arm(now)
 	if r.idle > 0 && !r.waking && r.sched.ready.len() > 0 {

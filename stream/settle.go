@@ -17,8 +17,13 @@ const (
 	settleTimeout = 30 * time.Second
 )
 
-// toSettle hands e, which is in no list, to the settlers.
+// toSettle hands e, which is in no list, to the settlers, unless the drain has
+// timed out and there are none any more.
 func (r *run[M]) toSettle(e *entry[M]) {
+	if r.expired {
+		r.giveUp(e)
+		return
+	}
 	e.state = stateSettle
 	r.settles.push(e)
 	if r.settlers > 0 {
@@ -79,8 +84,8 @@ func (r *run[M]) settleOne(e *entry[M]) error {
 	}
 	if hook := r.cfg.Hooks.Settled; hook != nil && err == nil {
 		facts := r.facts(e, e.fate.granted)
-		if e.fate.failed() {
-			facts.attempts-- // it is counted already
+		if e.fate.failed {
+			facts.attempts--
 		}
 		hook(facts.info(), e.fate.outcome, e.fate.reason)
 	}

@@ -197,6 +197,7 @@ func (r *run[M]) failed(w *worker[M], err error, stack []byte) {
 	w.fate = &fate{outcome: DeadLetter, err: err, stack: stack, granted: w.granted}
 	if permanent := (*permanentError)(nil); errors.As(err, &permanent) {
 		e.attempts++
+		w.fate.failed = true
 		w.verdict, w.fate.reason = verdictSettle, ReasonPermanent
 		return
 	}
@@ -205,6 +206,7 @@ func (r *run[M]) failed(w *worker[M], err error, stack []byte) {
 		return
 	}
 	e.attempts++
+	w.fate.failed = true
 	if p.MaxAttempts >= 0 && int(e.attempts) >= p.MaxAttempts {
 		w.verdict, w.fate.reason = verdictSettle, ReasonAttempts
 		return
