@@ -21,6 +21,11 @@ const (
 	// someone may raise the limit.
 	neverAgain = time.Hour
 
+	// stuck is how long the broker must have settled none of a tenant's messages
+	// for the tenant's surplus to be released instead of being held until it
+	// does.
+	stuck = 5 * time.Second
+
 	// latchGrace is how long after the time that it was deferred to a message
 	// may come back and still be expected by later ones of its order key.
 	latchGrace = 30 * time.Second

@@ -48,11 +48,18 @@ type Config[M any] struct {
 	// Defaults to 1024.
 	Window int
 
-	// TenantWindow is how many of them one tenant may hold. A tenant that is
-	// held back by its limit gets no more places than are still free, either, so
-	// that any number of them together leave room for the others. A tenant that
-	// waits for nothing but workers may use the whole window as long as no other
-	// tenant has had a message for ten seconds.
+	// TenantWindow is how many of them one tenant may have parked or running. A
+	// tenant that is held back by its limit gets no more places than are still
+	// free, either, so that any number of them together leave room for the
+	// others. A tenant that waits for nothing but workers may use the whole
+	// window as long as no other tenant has had a message for ten seconds.
+	//
+	// Its surplus is on its way out, to be deferred, say: that may take up a
+	// quarter of Window, and no more than is still free. When it does, Deliver
+	// blocks for messages of this tenant until the broker has caught up; when the
+	// broker has settled none of them for five seconds, they are released
+	// instead, and the broker will deliver them again. Messages without a tenant
+	// share these places like those of one.
 	// Defaults to half of Window, at least 1.
 	TenantWindow int
 

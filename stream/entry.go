@@ -36,13 +36,14 @@ type entry[M any] struct {
 	cost      int64
 	published int64 // Unix nanoseconds, 0: unknown
 	delivered int64 // on the gate's clock
-	denied    int64 // on the gate's clock: when its tenant's limit first refused it as the next in turn, 0: not yet
+	denied    int64 // on the gate's clock: when its tenant's limit first refused it as the next in turn, unset: not yet
 
 	fate *fate // nil until it is decided to be anything but processed
 
 	attempts, deferrals int32
 	index               int32 // in the heap that state says
 	state               state
+	settling            bool // counted as such in its tenant
 	abandoned           bool // released while its worker was still at it
 	ordered             bool // order is from the source, not that of arrival
 }

@@ -40,7 +40,7 @@ type blockedDeliver[M any] struct {
 	done       chan struct{} // receives one value when err says how it ended
 	err        error
 	prev, next *blockedDeliver[M]
-	queued     bool
+	queue      *intakeQueue[M] // that it waits in
 }
 
 // intakeQueue is the queue of blocked Deliver calls, and those that are free to
@@ -57,7 +57,13 @@ func (q *intakeQueue[M]) push(a arrival[M]) *blockedDeliver[M] {
 	} else {
 		q.free = b.next
 	}
-	b.arrival, b.queued, b.err = a, true, nil
+	b.arrival, b.err = a, nil
+	q.append(b)
+	return b
+}
+
+func (q *intakeQueue[M]) append(b *blockedDeliver[M]) {
+	b.queue = q
 	b.prev, b.next = q.last, nil
 	if q.last == nil {
 		q.first = b
@@ -66,7 +72,6 @@ func (q *intakeQueue[M]) push(a arrival[M]) *blockedDeliver[M] {
 	}
 	q.last = b
 	q.n++
-	return b
 }
 
 func (q *intakeQueue[M]) remove(b *blockedDeliver[M]) {
@@ -80,13 +85,15 @@ func (q *intakeQueue[M]) remove(b *blockedDeliver[M]) {
 	} else {
 		b.next.prev = b.prev
 	}
-	b.prev, b.next, b.queued = nil, nil, false
-	b.arrival = arrival[M]{}
+	b.prev, b.next, b.queue = nil, nil, nil
 	q.n--
 }
 
 // recycle keeps b, which has received from done, for another call.
-func (q *intakeQueue[M]) recycle(b *blockedDeliver[M]) { b.next, q.free = q.free, b }
+func (q *intakeQueue[M]) recycle(b *blockedDeliver[M]) {
+	b.arrival = arrival[M]{}
+	b.next, q.free = q.free, b
+}
 
 // Deliver implements [Intake].
 func (r *run[M]) Deliver(ctx context.Context, d Delivery[M]) error {
@@ -97,12 +104,17 @@ func (r *run[M]) Deliver(ctx context.Context, d Delivery[M]) error {
 		return ErrStopped
 	}
 	now := r.clock.now()
-	if r.blocked.n == 0 && r.held < r.cfg.Window {
+	var b *blockedDeliver[M]
+	switch {
+	case r.crowds(a.tenant, now):
+		b = r.crowded.push(a)
+	case r.blocked.n == 0 && r.held < r.cfg.Window:
 		r.admit(&a, now)
 		r.unlock(now)
 		return nil
+	default:
+		b = r.blocked.push(a)
 	}
-	b := r.blocked.push(a)
 	r.unlock(now)
 
 	ended := ctx.Done()
@@ -117,8 +129,8 @@ func (r *run[M]) Deliver(ctx context.Context, d Delivery[M]) error {
 		case <-ended:
 			ended = nil
 			r.mu.Lock()
-			if b.queued {
-				r.blocked.remove(b)
+			if q := b.queue; q != nil {
+				q.remove(b)
 				r.blocked.recycle(b)
 				r.mu.Unlock()
 				return ctx.Err()
@@ -180,15 +192,40 @@ func (r *run[M]) admitBlocked(now int64) {
 	if places >= min(r.cfg.Workers, r.cfg.Window/8) || r.sched.ready.len() == 0 {
 		for r.blocked.n > 0 && r.held < r.cfg.Window {
 			b := r.blocked.first
-			a := b.arrival
 			r.blocked.remove(b)
-			r.admit(&a, now)
+			if r.crowds(b.arrival.tenant, now) {
+				r.crowded.append(b)
+				continue
+			}
+			r.admit(&b.arrival, now)
 			b.done <- struct{}{}
 		}
+	}
+	for b := r.crowded.first; b != nil && r.held < r.cfg.Window; {
+		next := b.next
+		if !r.crowds(b.arrival.tenant, now) {
+			r.crowded.remove(b)
+			r.admit(&b.arrival, now)
+			b.done <- struct{}{}
+		}
+		b = next
 	}
 	if r.roomy() {
 		r.wakeRooms()
 	}
+}
+
+// crowds reports whether a message of a tenant has to wait because so many
+// others of it are on their way out: a quarter of the window, or as many as
+// there are free places. It does not wait once the broker has settled none of
+// them for a while.
+func (r *run[M]) crowds(tenant string, now int64) bool {
+	return r.outgoing >= max(1, r.cfg.Window/4) && r.surplus(r.tenants[tenant]) && now-r.tenants[tenant].settled < int64(stuck)
+}
+
+// surplus reports whether t has as many messages on their way out as it may.
+func (r *run[M]) surplus(t *tenant[M]) bool {
+	return t != nil && t.settling >= max(1, min(r.cfg.Window/4, r.cfg.Window-r.held))
 }
 
 func (r *run[M]) wakeRooms() {
@@ -201,11 +238,13 @@ func (r *run[M]) wakeRooms() {
 
 // refuse ends all calls of Deliver and Room that wait.
 func (r *run[M]) refuse() {
-	for r.blocked.n > 0 {
-		b := r.blocked.first
-		r.blocked.remove(b)
-		b.err = ErrStopped
-		b.done <- struct{}{}
+	for _, q := range []*intakeQueue[M]{&r.blocked, &r.crowded} {
+		for q.n > 0 {
+			b := q.first
+			q.remove(b)
+			b.err = ErrStopped
+			b.done <- struct{}{}
+		}
 	}
 	r.wakeRooms()
 }

@@ -62,7 +62,10 @@ type run[M any] struct {
 	waking  bool
 	work    sync.Cond
 
+	crowded intakeQueue[M] // Deliver calls that wait for settles of their tenant
+
 	settles  list[M] // to be settled by the settlers
+	outgoing int     // these, and those that settlers have or will have again
 	settlers int     // asleep
 	settle   sync.Cond
 
@@ -107,7 +110,7 @@ func (r *run[M]) unlock(now int64) {
 		for r.leaving.n > 0 {
 			r.release(now)
 		}
-		if r.blocked.n > 0 || len(r.rooms) > 0 {
+		if r.blocked.n > 0 || r.crowded.n > 0 || len(r.rooms) > 0 {
 			r.admitBlocked(now)
 		}
 		if r.leaving.n == 0 {
@@ -196,6 +199,11 @@ func (r *run[M]) arm(now int64) {
 	}
 	if r.expecting.len() > 0 {
 		next = earlier(next, r.expecting.slots[0].key)
+	}
+	if r.held < r.cfg.Window {
+		for b := r.crowded.first; b != nil; b = b.next {
+			next = earlier(next, r.tenants[b.arrival.tenant].settled+int64(stuck))
+		}
 	}
 	if next == unset || r.finished || r.armed != unset && r.armed <= next {
 		return

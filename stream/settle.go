@@ -17,12 +17,25 @@ const (
 	settleTimeout = 30 * time.Second
 )
 
-// toSettle hands e, which is in no list, to the settlers, unless the drain has
-// timed out and there are none any more.
+// toSettle hands e, which is in no list, to the settlers. It gives e up when
+// the drain has timed out, and there are none any more, and when e is one too
+// many of a tenant that they have been stuck with: the others need the place.
+// An attempt that failed is not forgotten for that.
 func (r *run[M]) toSettle(e *entry[M]) {
 	if r.expired {
 		r.giveUp(e)
 		return
+	}
+	if t := e.tenant; !e.settling {
+		if r.surplus(t) && !e.fate.failed && e.fate.reason != ReasonRetryLater && r.clock.now()-t.settled >= int64(stuck) {
+			r.giveUp(e)
+			return
+		}
+		e.settling = true
+		r.outgoing++
+		if t.settling++; t.settling == 1 {
+			t.settled = r.clock.now()
+		}
 	}
 	e.state = stateSettle
 	r.settles.push(e)
@@ -94,6 +107,9 @@ func (r *run[M]) settleOne(e *entry[M]) error {
 
 // settled does what follows from a try to settle e.
 func (r *run[M]) settled(e *entry[M], err error, now int64) {
+	if err == nil || errors.Is(err, ErrRevoked) {
+		e.tenant.settled = now
+	}
 	switch {
 	case err == nil:
 		switch e.fate.outcome {

@@ -20,6 +20,9 @@ type tenant[M any] struct {
 	waiting int   // of them in queue, in early, blocked or in backoff
 	running int
 
+	settling int   // with the settlers, or waiting for them
+	settled  int64 // when one was settled last, or the first of those began to be
+
 	// Fair queueing, see scheduler.
 	start  int64 // virtual, of its next message, or earlier than it
 	where  place

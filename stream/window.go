@@ -30,6 +30,10 @@ func (r *run[M]) complete(e *entry[M], now int64) {
 	t, k := e.tenant, e.key
 	r.held--
 	t.held--
+	if e.settling {
+		r.outgoing--
+		t.settling--
+	}
 	if k != nil {
 		k.refs--
 		if k.head == e {
