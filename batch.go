@@ -47,8 +47,7 @@ func (l *Limiter[K]) CheckAll(ctx context.Context, reqs []Request[K], mode Mode)
 	switch mode {
 	case Each:
 		for i, req := range reqs {
-			d, err := l.checkAt(req.Key, now, req.N)
-			results[i] = resultOf(d, req.N, err)
+			results[i] = l.resultAt(req.Key, now, req.N)
 		}
 	case AllOrNothing:
 		l.checkTogether(results, reqs, now)
@@ -133,16 +132,22 @@ func (l *Limiter[K]) checkMost(key K, now, n int64) Result {
 	for most := n; ; {
 		try := most
 		if n > 0 {
-			d, err := l.checkAt(key, now, 0)
-			if err != nil {
-				return Result{Decision: d, Err: err}
+			peek := l.resultAt(key, now, 0)
+			if peek.Err != nil {
+				return peek
 			}
-			try = max(1, min(most, d.Largest()))
+			try = max(1, min(most, peek.Largest()))
 		}
-		d, err := l.checkAt(key, now, try)
-		if err != nil || d.Allowed || try <= 1 {
-			return resultOf(d, try, err)
+		res := l.resultAt(key, now, try)
+		if res.Err != nil || res.Allowed || try <= 1 {
+			return res
 		}
 		most = try - 1 // someone else was faster
 	}
+}
+
+// resultAt is checkAt with its result.
+func (l *Limiter[K]) resultAt(key K, now, n int64) Result {
+	d, err := l.checkAt(key, now, n)
+	return resultOf(d, n, err)
 }

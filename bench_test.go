@@ -43,7 +43,9 @@ func BenchmarkTable(b *testing.B) {
 	}
 	base := time.Now()
 	for b.Loop() {
-		_, _ = table.TakeAt("tenant", nil, int64(time.Since(base)), 1)
+		if d, err := table.TakeAt("tenant", nil, int64(time.Since(base)), 1); err != nil || !d.Allowed {
+			b.Fatal(d, err)
+		}
 	}
 }
 
@@ -64,8 +66,8 @@ func BenchmarkCheck(b *testing.B) {
 			_ = lim.SetLimit("tenant", never, flux.Change{})
 		}},
 		{"factor", flux.Config[string]{Limit: never}, func(lim *flux.Limiter[string]) { _ = lim.SetFactor(0.7) }},
-		{"others wait", flux.Config[string]{Limit: gcra.Per(1000, time.Hour)}, func(lim *flux.Limiter[string]) {
-			_, _ = lim.Check(context.Background(), "other", 1000)
+		{"others wait", flux.Config[string]{Limit: never}, func(lim *flux.Limiter[string]) {
+			_, _ = lim.Debt(context.Background(), "other", 1<<50)
 			lim.WaitAsync(context.Background(), "other", 1)
 		}},
 		{"hook", flux.Config[string]{Limit: never, Hooks: []flux.Hook{afterCheck{}}}, nil},
@@ -76,10 +78,13 @@ func BenchmarkCheck(b *testing.B) {
 			if bb.setUp != nil {
 				bb.setUp(lim)
 			}
-			ctx := b.Context()
+			ctx, deny := b.Context(), bb.name == "deny"
+			_, _ = lim.Check(ctx, "tenant", 1)
 			b.ReportAllocs()
 			for b.Loop() {
-				_, _ = lim.Check(ctx, "tenant", 1)
+				if d, err := lim.Check(ctx, "tenant", 1); err != nil || d.Allowed == deny {
+					b.Fatal(d, err)
+				}
 			}
 		})
 	}
@@ -101,11 +106,14 @@ func BenchmarkCheckAt(b *testing.B) {
 		b.Run(bb.name, func(b *testing.B) {
 			lim := newLimiter(b, flux.Config[string]{Limit: bb.limit})
 			h := lim.Key("tenant")
-			now := lim.Now()
+			now, deny := lim.Now(), bb.name == "deny"
+			_, _ = h.CheckAt(now, 1)
 			b.ReportAllocs()
 			for b.Loop() {
 				now++
-				_, _ = h.CheckAt(now, 1)
+				if d, err := h.CheckAt(now, 1); err != nil || d.Allowed == deny {
+					b.Fatal(d, err)
+				}
 			}
 		})
 	}

@@ -28,6 +28,7 @@ func (l *Limiter[K]) SetFactor(factor float64) error {
 	old := l.terms.Load()
 	now := l.Now()
 	next := *old
+	next.plain = false
 	next.pace = &pace{from: now, start: old.pace.at(now), speed: uint64(factor * fullSpeed)}
 	l.terms.Store(&next)
 	for i := range l.rooms {

@@ -27,30 +27,28 @@ type Handle[K comparable] struct {
 
 // CheckAt decides like [Limiter.Check], at a time read from [Limiter.Now]. A
 // time that is earlier than others used before is safe: it never admits more.
-func (h *Handle[K]) CheckAt(now, n int64) (Decision, error) {
-	if h.lim.hooks != nil {
-		return h.hookedCheckAt(now, n)
+func (h *Handle[K]) CheckAt(now, n int64) (d Decision, err error) {
+	r := h.current()
+	if h.mark.Load() != 0 || h.lim.hooks != nil || r.terms.pace != nil {
+		return h.checkSlowly(now, n)
 	}
-	return h.checkAt(now, n)
-}
-
-// hookedCheckAt is CheckAt between its hooks.
-func (h *Handle[K]) hookedCheckAt(now, n int64) (Decision, error) {
-	ctx := context.Background()
-	h.lim.hooks.beforeCheck(ctx, h.key, n)
-	d, err := h.checkAt(now, n)
-	h.lim.hooks.afterCheck(ctx, h.key, n, d, err)
+	d.Decision, err = r.slot.TakeAt(r.own, now, n)
 	return d, err
 }
 
-// checkAt is CheckAt without hooks.
-func (h *Handle[K]) checkAt(now, n int64) (Decision, error) {
+// checkSlowly is CheckAt where there is more to it than a look at the table.
+func (h *Handle[K]) checkSlowly(now, n int64) (d Decision, err error) {
+	if hooks := h.lim.hooks; hooks != nil {
+		ctx := context.Background()
+		hooks.beforeCheck(ctx, h.key, n)
+		defer func() { hooks.afterCheck(ctx, h.key, n, d, err) }()
+	}
 	r := h.current()
 	if h.mark.Load() != 0 {
 		return h.room.check(h.key, now, n)
 	}
-	d, err := r.slot.TakeAt(r.own, r.terms.pace.at(now), n)
-	return r.terms.pace.decision(d, now), err
+	g, err := r.slot.TakeAt(r.own, r.terms.pace.at(now), n)
+	return r.terms.pace.decision(g, now), err
 }
 
 // RefundAt is [Limiter.Refund] at a time read from [Limiter.Now].

@@ -134,7 +134,7 @@ func New[K comparable](cfg Config[K]) (*Limiter[K], error) {
 		return nil, err
 	}
 	l := &Limiter[K]{cfg: cfg, hooks: hooks, table: table, base: time.Now(), seed: maphash.MakeSeed()}
-	l.terms.Store(&terms{limit: cfg.Limit})
+	l.terms.Store(&terms{limit: cfg.Limit, plain: cfg.LimitFor == nil && hooks == nil})
 	l.openRooms()
 	return l, nil
 }
@@ -153,7 +153,11 @@ func (l *Limiter[K]) Time(at int64) time.Time { return l.base.Add(time.Duration(
 // [Limiter.Key] for less.
 //
 // A Check after [Limiter.Close] decides as ever.
-func (l *Limiter[K]) Check(ctx context.Context, key K, n int64) (Decision, error) {
+func (l *Limiter[K]) Check(ctx context.Context, key K, n int64) (d Decision, err error) {
+	if t := l.terms.Load(); t.plain && l.marked.Load() == 0 {
+		d.Decision, err = l.table.TakeAt(key, nil, l.Now(), n)
+		return d, err
+	}
 	if l.hooks != nil {
 		return l.hookedCheck(orBackground(ctx), key, n)
 	}
@@ -161,14 +165,14 @@ func (l *Limiter[K]) Check(ctx context.Context, key K, n int64) (Decision, error
 }
 
 // hookedCheck is Check between its hooks.
-func (l *Limiter[K]) hookedCheck(ctx context.Context, key K, n int64) (Decision, error) {
+func (l *Limiter[K]) hookedCheck(ctx context.Context, key K, n int64) (d Decision, err error) {
 	l.hooks.beforeCheck(ctx, key, n)
-	d, err := l.checkAt(key, l.Now(), n)
+	d, err = l.checkAt(key, l.Now(), n)
 	l.hooks.afterCheck(ctx, key, n, d, err)
 	return d, err
 }
 
-// checkAt decides at a given time.
+// checkAt decides at a given time, without hooks.
 func (l *Limiter[K]) checkAt(key K, now, n int64) (Decision, error) {
 	t, own := l.terms.Load(), l.ownLimit(key)
 	// After the limit was read: while it is being changed, the key is marked.

@@ -47,6 +47,10 @@ func same(a, b *gcra.Limit) bool {
 type terms struct {
 	limit gcra.Limit // a copy of the table's
 	pace  *pace
+
+	// plain says that there is nothing to a check but a look at the table: no
+	// limits of single keys, no pace, no hooks.
+	plain bool
 }
 
 // ownLimit returns the limit of key, and nil if that is the limiter's.

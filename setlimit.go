@@ -63,6 +63,9 @@ func (l *Limiter[K]) SetLimit(key K, limit gcra.Limit, c Change) error {
 	if set == nil {
 		set = new(setLimits[K])
 		l.set.Store(set)
+		next := *l.terms.Load()
+		next.plain = false
+		l.terms.Store(&next)
 	}
 	hash := l.hash(key)
 	switch last := set.find(hash, key).version; {
