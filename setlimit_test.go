@@ -352,3 +352,43 @@ func TestSetLimitRace(t *testing.T) {
 		}
 	})
 }
+
+// A default that is raised while checks are running: what was spent is charged,
+// under whichever limit it was.
+func TestSetDefaultRace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limit := func(burst int64) gcra.Limit { return gcra.Per(1, time.Hour).WithBurst(burst) }
+		lim := newLimiter(t, flux.Config[int]{Limit: limit(100)})
+		var spent [20]atomic.Int64
+		var wg sync.WaitGroup
+		for range 6 {
+			wg.Go(func() {
+				h := lim.Key(0)
+				for i := range 20_000 {
+					k := i % len(spent)
+					check := func() (flux.Decision, error) { return lim.Check(t.Context(), k, 1) }
+					if k == 0 {
+						check = func() (flux.Decision, error) { return h.CheckAt(lim.Now(), 1) }
+					}
+					if d, _ := check(); d.Allowed {
+						spent[k].Add(1)
+					}
+				}
+			})
+		}
+		wg.Go(func() {
+			for burst := int64(110); burst <= 2000; burst += 10 {
+				if err := lim.SetDefault(limit(burst), uint64(burst)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		wg.Wait()
+		for k := range spent {
+			d, _ := lim.Check(t.Context(), k, 0)
+			if got := 2000 - d.Remaining(); got != spent[k].Load() {
+				t.Errorf("key %d: %d were charged and %d given out", k, got, spent[k].Load())
+			}
+		}
+	})
+}
