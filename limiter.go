@@ -94,7 +94,9 @@ func (cfg Config[K]) withDefaults() (Config[K], error) {
 // each of them asks for, and nobody overtakes it. While a key has a queue, a
 // Check of it is denied, and its RetryAfter counts everyone in the queue.
 // Waiting spends nothing: the tokens are taken when the turn has come, so that
-// who gives up leaves no trace and everyone behind moves up at once.
+// who gives up leaves no trace and everyone behind moves up at once. A timer that
+// fires late, by up to 100 ms, puts nobody off who is behind: turns are granted
+// for the times at which they were due.
 //
 // A nil context is taken for context.Background.
 type Limiter[K comparable] struct {

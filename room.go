@@ -158,11 +158,12 @@ func (l *Limiter[K]) admit(ctx context.Context, q *queue[K], now int64, wait tim
 	if l.cfg.MaxWait > 0 {
 		most = l.cfg.MaxWait
 	}
-	deadline, ok := ctx.Deadline()
-	left := deadline.Sub(l.Time(now))
+	if deadline, ok := ctx.Deadline(); ok {
+		if left := deadline.Sub(l.Time(now)); wait >= left {
+			return &WaitTooLongError{Wait: wait, Max: max(0, min(left, most))}
+		}
+	}
 	switch {
-	case ok && wait >= left:
-		return &WaitTooLongError{Wait: wait, Max: max(0, min(left, most))}
 	case wait > most:
 		return &WaitTooLongError{Wait: wait, Max: most}
 	case q.len >= l.cfg.MaxKeyWaiters:
@@ -339,7 +340,8 @@ func (r *room[K]) result(w *waiter[K], res Result) {
 func (r *room[K]) end(w *waiter[K], res Result) {
 	r.lim.waiting.Add(-1)
 	r.ungroup(w)
-	if e, ok := r.since[w]; ok {
+	if r.lim.hooks.waits() {
+		e := r.since[w]
 		delete(r.since, w)
 		e.waited, e.res = time.Duration(r.lim.Now()-e.since), res
 		r.over = append(r.over, e)
