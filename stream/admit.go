@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// alone is how long no other tenant must have had a message for one tenant
-	// to use the whole window.
+	// alone is how long no tenant that has little to do must have had a message
+	// for another to use the whole window.
 	alone = 10 * time.Second
 
 	// never is a wait that does not end.
@@ -23,7 +23,8 @@ const (
 
 	// stuck is how long the broker must have settled none of a tenant's messages
 	// for the tenant's surplus to be released instead of being held until it
-	// does.
+	// does, and how long none of its messages must have gone to a worker for it
+	// to give up what it has beyond its share.
 	stuck = 5 * time.Second
 
 	// latchGrace is how long after the time that it was deferred to a message
@@ -34,15 +35,10 @@ const (
 // admit takes a message into the window, which has room, and decides what
 // becomes of it.
 func (r *run[M]) admit(a *arrival[M], now int64) {
-	t := r.tenant(a)
+	t := r.tenant(a, now)
 	e := r.entry(a, t, now)
 	r.held++
 	t.held++
-	if t != r.recent {
-		r.recent, r.othersAt = t, r.recentAt
-	}
-	r.recentAt = now
-
 	select {
 	case <-a.revoked: // never, if it is nil
 		e.watch.gone.Store(true)
@@ -56,7 +52,7 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 	}
 	reason, turn := r.judge(e, now)
 	if k := e.key; k != nil && len(k.deferred) > 0 {
-		r.returned(e, now)
+		r.returned(e)
 		if k.mustFollow(e.order) && (reason != ReasonNone || !r.stays(k, e.order, k.blocked.n+1, now)) {
 			reason, turn = ReasonOrder, now
 		}
@@ -65,7 +61,7 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 		r.deny(e, reason, turn, now)
 		if k := e.key; k != nil && k.head == nil && reason != ReasonOrder {
 			k.head = e
-			r.expect(k)
+			r.countAwaiting(k)
 		}
 		return
 	}
@@ -81,7 +77,7 @@ func (r *run[M]) park(e *entry[M]) {
 	t.queued += e.cost
 	if k != nil && k.mustFollow(e.order) {
 		k.block(e)
-		r.expect(k)
+		r.countAwaiting(k)
 		return
 	}
 	if k != nil && k.head != nil {
@@ -96,7 +92,7 @@ func (r *run[M]) park(e *entry[M]) {
 	}
 	if k != nil {
 		k.head = e
-		r.expect(k)
+		r.countAwaiting(k)
 	}
 	t.enqueue(e)
 }
@@ -120,10 +116,18 @@ func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 	}
 	turn = now + wait
 	share := r.cfg.TenantWindow
-	if e.deferrals == 0 && t.horizon > now && t.waiting > 0 {
+	if held < (share+1)/2 {
+		if t != r.quiet {
+			r.quiet, r.othersAt = t, r.quietAt
+		}
+		r.quietAt = now
+	}
+	if e.deferrals > 0 {
+		t.away = max(0, t.away-1)
+	} else if t.waiting > 0 && r.surplusAway(t, d, now) {
 		// Messages that arrived earlier are on their way back: they come first,
 		// and find places that the newcomers have left them.
-		turn = max(turn, t.horizon+r.interval(t, d, e.cost))
+		turn = r.behindAway(t, d, e.cost, turn)
 		share = (share + 1) / 2
 	}
 	maxAge := int64(r.cfg.Policy.MaxAge)
@@ -135,19 +139,31 @@ func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 	case wait > 0 && maxAge > 0 && r.age(e, now)+(turn-now) > maxAge:
 		return ReasonExpired, turn
 	case turn-now > max(0, int64(r.cfg.Policy.MaxWait)), wait > 0 && r.cfg.Policy.MaxWait < 0:
-		return refused, turn
+		break
 	case wait > 0 && held >= min(share, r.cfg.Window-r.held+1):
-		return ReasonShare, turn
-	case wait == 0 && held >= share && !r.alone(t, now):
-		// It waits for workers alone. Its turn is when those before it are done.
-		return ReasonShare, max(turn, now+int64(held)*t.gap)
+		refused = ReasonShare
+	case wait == 0 && held >= share && (r.halted(t, now) || !r.alone(t, now) && !t.unmeasured(now)):
+	default:
+		if held >= r.cfg.TenantWindow {
+			r.overdraw(t)
+		}
+		return ReasonNone, turn
 	}
-	return ReasonNone, turn
+	if wait == 0 {
+		// It waits for workers: until those before it are done.
+		turn = max(turn, now+int64(held)*t.gap)
+	}
+	return refused, turn
 }
 
-// alone reports whether no other tenant holds messages, or held some recently.
+// alone reports whether nobody is in the way of whom t is: no other tenant that
+// has little to do, so that its next message matters, had one recently.
 func (r *run[M]) alone(t *tenant[M], now int64) bool {
-	return r.held == t.held && (r.othersAt == unset || now-r.othersAt > int64(alone))
+	at := r.quietAt
+	if t == r.quiet {
+		at = r.othersAt
+	}
+	return at == unset || now-at > int64(alone)
 }
 
 // predict returns how long from now the last of cost tokens of t's will have to
@@ -176,6 +192,39 @@ func (r *run[M]) delay(d flux.Decision, at, cost, now int64) int64 {
 		wait = int64(d.RetryAfter)
 	}
 	return max(0, min(wait, never)-(now-at))
+}
+
+// surplusAway reports whether messages of t that were deferred are still to come
+// back, as far as is known.
+func (r *run[M]) surplusAway(t *tenant[M], d flux.Decision, now int64) bool {
+	pace := earn(d, 1)
+	// Those that are away come back at the pace that was known when they went.
+	// If the limit was raised since, what it grants beyond that is for others.
+	if raised := pace < t.pace-t.pace/4; raised || t.horizon <= now {
+		t.horizon, t.away = unset, 0
+	}
+	t.pace = pace
+	return t.horizon > now
+}
+
+// behindAway returns the turn of a message that comes after those that are away,
+// and whose turn would otherwise be turn.
+func (r *run[M]) behindAway(t *tenant[M], d flux.Decision, cost, turn int64) int64 {
+	// Both are estimates from above: a message that comes back too early and is
+	// deferred again leaves its first turn unused, and of those that are away
+	// some may have gone to another consumer.
+	interval := r.interval(t, d, cost)
+	return max(turn, min(t.horizon+interval, turn+min(int64(t.away)+1, never/max(1, interval))*interval))
+}
+
+// enoughPicks is how many messages of a tenant must have gone to the workers
+// before it is known how fast they go.
+const enoughPicks = 8
+
+// unmeasured reports whether it is too early to say how long messages of t wait
+// for workers. One that gets on slowly is known to.
+func (t *tenant[M]) unmeasured(now int64) bool {
+	return t.picks < enoughPicks && now-t.moved() < int64(time.Second)
 }
 
 // interval returns the time between two turns of messages of t that cost as
@@ -230,8 +279,8 @@ func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 
 	_, d := r.predict(t, 0, now)
 	interval := r.interval(t, d, e.cost)
-	if t.horizon > now {
-		turn = max(turn, min(t.horizon, now+never)+interval)
+	if r.surplusAway(t, d, now) {
+		turn = r.behindAway(t, d, e.cost, turn)
 	}
 	// It comes back some time before its turn, to find a place and wait for it:
 	// a broker that is late must not leave the limit unused. But no more than
@@ -271,7 +320,8 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 	if f.outcome == Defer {
 		// Without its monotonic reading: it is for another process.
 		f.until = time.Now().Add(time.Duration(until - now)).Round(0)
-		r.latch(e, until, now)
+		e.tenant.away++
+		r.latch(e, until)
 	}
 	r.decide(e, f)
 }

@@ -2,6 +2,8 @@ package stream_test
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -138,7 +140,7 @@ func TestThrottledLeaveRoom(t *testing.T) {
 		for _, tenant := range []string{"a", "b", "c", "d"} {
 			l[tenant] = gcra.PerMinute(1)
 		}
-		r := start(t, l, stream.Config[*parcel]{Window: 60, TenantWindow: 60, Policy: stream.Policy{MaxWait: time.Hour}}, nil)
+		r := start(t, l, stream.Config[*parcel]{Window: 60, TenantWindow: 60, Policy: stream.Policy{MaxWait: 100 * time.Hour}}, nil)
 		for tenant := range l {
 			r.deliver(named(tenant, 100)...)
 			r.deliver(&parcel{name: "quiet", tenant: "quiet"})
@@ -156,39 +158,46 @@ func TestThrottledLeaveRoom(t *testing.T) {
 func TestAlone(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Window: 8, TenantWindow: 4, Workers: 1},
-			func(context.Context, *parcel) error { time.Sleep(time.Second); return nil })
+			func(context.Context, *parcel) error { time.Sleep(100 * time.Millisecond); return nil })
 		r.deliver(named("a", 8)...)
 		blocked := make(chan error, 1)
-		go func() {
-			p := &parcel{name: "a8", tenant: "a", rig: r}
-			blocked <- r.in.Deliver(t.Context(), p)
-		}()
+		go func() { blocked <- r.in.Deliver(t.Context(), &parcel{name: "a8", tenant: "a", rig: r}) }()
 		r.want("0s a0 run")
 		select {
 		case err := <-blocked:
 			t.Fatalf("Deliver = %v with a full window", err)
 		default:
 		}
-		time.Sleep(1500 * time.Millisecond)
+		time.Sleep(150 * time.Millisecond)
 		if err := <-blocked; err != nil {
 			t.Fatal(err)
 		}
-		r.want("1s a0 ack", "1s a1 run")
+		r.want("100ms a0 ack", "100ms a1 run")
+		time.Sleep(850 * time.Millisecond)
+		if s := r.gate.Stats(); s.Processed != 9 || s.Deferred != 0 {
+			t.Errorf("Stats = %+v", s)
+		}
 
-		// Another tenant shows up: it goes next, and the first one's surplus,
-		// of which five are left by then, is deferred.
-		time.Sleep(time.Second)
+		// Another tenant shows up while it has five waiting: its surplus is
+		// deferred, even when the other's message is done.
+		r.deliver(named("a", 8)...)
+		time.Sleep(250 * time.Millisecond)
 		r.deliver(&parcel{name: "b", tenant: "b"})
-		time.Sleep(time.Second)
-		r.want("2s a1 ack", "2s a2 run", "3s a2 ack", "3s b run")
+		time.Sleep(100 * time.Millisecond)
+		r.forget()
 		r.deliver(&parcel{name: "a9", tenant: "a"})
-		// Six before it take 6s, and it comes back when four of them are done.
-		r.want("3.5s a9 defer share_exceeded 7.5s")
+		// Five before it take 500ms, and it comes back when half of the share,
+		// two of them, are left.
+		r.want("1.35s a9 defer share_exceeded 1.65s")
+		time.Sleep(100 * time.Millisecond)
+		r.want("1.4s b ack", "1.4s a3 run")
+		r.deliver(&parcel{name: "a10", tenant: "a"})
+		r.want("1.45s a10 defer share_exceeded 1.7875s")
 
 		// So it is for ten seconds after the last message of another tenant.
-		time.Sleep(9001 * time.Millisecond)
+		time.Sleep(9801 * time.Millisecond)
 		r.deliver(named("a", 8)...)
-		if s := r.gate.Stats(); s.Held != 8 || s.Deferred != 1 {
+		if s := r.gate.Stats(); s.Held != 8 || s.Deferred != 2 {
 			t.Errorf("Stats = %+v, want the whole window taken", s)
 		}
 		r.end()
@@ -320,6 +329,136 @@ func TestLoweredLimit(t *testing.T) {
 		// wait for another 2s.
 		r.want("1s a1 run", "1s a1 ack", "2s a2 run", "2s a2 ack",
 			"100ms a3 defer quota_exceeded 2s", "100ms a4 defer quota_exceeded 3s", "100ms a5 defer quota_exceeded 4s")
+		r.end()
+	})
+}
+
+// TestBusyWorkers has a tenant with a backlog that waits for nothing but
+// workers beside one with a message now and then: the surplus is deferred, so
+// that the source is not held up, comes back when there is work for it, and the
+// workers are never idle.
+func TestBusyWorkers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const n, work = 2000, 10 * time.Millisecond
+		s := newScene(t, nil, stream.Config[*message]{Window: 64, Workers: 2})
+		s.broker.Publish(message{Tenant: "quiet", Work: work})
+		for range n {
+			s.broker.Publish(message{Tenant: "busy", Work: work})
+		}
+		go func() {
+			for range 90 {
+				time.Sleep(100 * time.Millisecond)
+				s.broker.Publish(message{Tenant: "quiet", Work: work})
+			}
+			s.broker.Close()
+		}()
+		begin := time.Now()
+		if err := s.gate.Run(t.Context(), s.broker, s.broker.Record(s.handle)); err != nil {
+			t.Error(err)
+		}
+		h := s.broker.History()
+		s.check(h)
+		if took, want := time.Since(begin), (n+91)*work/2; took > want*101/100 {
+			t.Errorf("took %v, want %v: workers were idle", took, want)
+		}
+		for _, dwell := range h.Dwells("quiet") {
+			if dwell > work {
+				t.Errorf("a quiet message waited %v for its turn, want no more than %v", dwell, work)
+				break
+			}
+		}
+		deferred := h.Count(streamtest.Deferred)
+		t.Logf("%d deferrals of %d messages", deferred, n)
+		if deferred > n*13/10 {
+			t.Errorf("%d deferrals of %d messages", deferred, n)
+		}
+	})
+}
+
+// TestAllBusy has several tenants with more than the workers can do: nobody is
+// deferred for that, once it is clear that all are busy.
+func TestAllBusy(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const each, work = 3000, 10 * time.Millisecond
+		s := newScene(t, nil, stream.Config[*message]{Window: 64, Workers: 2})
+		for range each {
+			for _, tenant := range []string{"a", "b"} {
+				s.broker.Publish(message{Tenant: tenant, Work: work})
+			}
+		}
+		took := s.run()
+		h := s.broker.History()
+		s.check(h)
+		if want := 2 * each * work / 2; took > want*101/100 {
+			t.Errorf("took %v, want %v: workers were idle", took, want)
+		}
+		deferred := h.Count(streamtest.Deferred)
+		t.Logf("%d deferrals of %d messages", deferred, 2*each)
+		if deferred > each/2 {
+			t.Errorf("%d deferrals of %d messages", deferred, 2*each)
+		}
+	})
+}
+
+// TestExpiresInTurn holds that a message which the limiter refuses when it is
+// asked goes if it would be too old at its turn.
+func TestExpiresInTurn(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: 3 * time.Second, MaxAge: 4 * time.Second}}, nil)
+		// Somebody else has spent what there was.
+		if _, err := r.lim.Check(t.Context(), "a", 1); err != nil {
+			t.Fatal(err)
+		}
+		r.deliver(&parcel{name: "old", tenant: "a", meta: stream.Meta{Time: time.Now().Add(-3500 * time.Millisecond)}})
+		r.want("0s old dead expired")
+		r.end()
+	})
+}
+
+// TestIdleTenantsAreForgotten holds that the gate's memory does not grow with
+// the tenants and keys that it has ever seen.
+func TestIdleTenantsAreForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, byKey(stream.Config[*parcel]{}), nil)
+		for i := range 3 * stream.MinIdle {
+			name := fmt.Sprint(i)
+			r.deliver(&parcel{name: name, tenant: name, key: name})
+		}
+		if n := r.gate.Tenants(); n > stream.MinIdle {
+			t.Errorf("%d tenants kept, want %d", n, stream.MinIdle)
+		}
+		if n := r.gate.Keys(); n != 0 {
+			t.Errorf("%d keys kept, want none", n)
+		}
+		r.end()
+	})
+}
+
+// TestOversizeWhileLimited holds that a message which can never be admitted is
+// known for that at once, and does not move the turns of others.
+func TestOversizeWhileLimited(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(10)}, stream.Config[*parcel]{}, nil)
+		r.deliver(named("a", 12)...)
+		r.forget()
+		r.deliver(&parcel{name: "big", tenant: "a", cost: 1e9}, &parcel{name: "bigger", tenant: "a", cost: math.MaxInt64}, &parcel{name: "next", tenant: "a"})
+		time.Sleep(10 * time.Second)
+		r.want("0s big dead oversize", "0s bigger dead oversize",
+			"100ms a10 run", "100ms a10 ack", "200ms a11 run", "200ms a11 ack", "300ms next run", "300ms next ack")
+		r.end()
+	})
+}
+
+func TestWeightOfNoTenant(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{Weight: func(tenant string) int64 {
+			if tenant == "" {
+				t.Error("Weight asked for no tenant")
+			}
+			return -1
+		}}, nil)
+		r.deliver(&parcel{name: "x"}, &parcel{name: "y", tenant: "a"})
+		r.want("0s x dead no_tenant", "0s y run", "0s y ack")
 		r.end()
 	})
 }

@@ -21,9 +21,9 @@ type benchMessage struct {
 	settled *atomic.Int64
 }
 
-func (m *benchMessage) Message() *benchMessage   { return m }
-func (m *benchMessage) Meta() stream.Meta        { return stream.Meta{} }
-func (m *benchMessage) Revoked() <-chan struct{} { return nil }
+func (m *benchMessage) Message() *benchMessage    { return m }
+func (m *benchMessage) Meta() stream.Meta         { return stream.Meta{} }
+func (m *benchMessage) Revoked() <-chan struct{}  { return nil }
 func (m *benchMessage) Ack(context.Context) error { m.settled.Add(1); return nil }
 
 func (m *benchMessage) Defer(context.Context, stream.Deferral) error { m.settled.Add(1); return nil }

@@ -48,11 +48,18 @@ type Config[M any] struct {
 	// Defaults to 1024.
 	Window int
 
-	// TenantWindow is how many of them one tenant may have parked or running. A
-	// tenant that is held back by its limit gets no more places than are still
-	// free, either, so that any number of them together leave room for the
-	// others. A tenant that waits for nothing but workers may use the whole
-	// window as long as no other tenant has had a message for ten seconds.
+	// TenantWindow is how many of them one tenant may have parked or in
+	// handlers; what goes beyond it takes the way of [Policy.OnDenied]. A tenant
+	// that is held back by its limit gets no more places than are still free,
+	// either, so that any number of them together leave room for the others.
+	//
+	// A tenant that waits for nothing but workers may use the whole window, and
+	// then holds up the source, as long as nobody is hurt by that: while no other
+	// tenant that has few messages in the gate, less than half of TenantWindow,
+	// was seen with a new one for ten seconds. So a backlog of one tenant alone,
+	// or of several that are all busy, is worked off without deferring any of it.
+	// But the first message of a tenant that was silent for longer has to wait
+	// for what such a backlog has before it in the broker.
 	//
 	// Its surplus is on its way out, to be deferred, say: that may take up a
 	// quarter of Window, and no more than is still free. When it does, Deliver

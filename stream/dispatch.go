@@ -69,12 +69,9 @@ func (r *run[M]) grant(w *worker[M], t *tenant[M], at, now int64) {
 	r.unpark(e)
 	e.state = stateRunning
 	e.denied = unset
-	switch {
-	case t.picked == unset || t.waiting == 0:
-	case t.gap == 0:
-		t.gap = now - t.picked
-	default:
-		t.gap += (now - t.picked - t.gap) / 8
+	if t.picked != unset && t.waiting > 0 {
+		t.picks = min(t.picks+1, enoughPicks)
+		t.gap += (now - t.picked - t.gap) / int64(t.picks)
 	}
 	t.picked, t.lastGrant = now, at
 	w.entry, w.granted = e, at
@@ -110,6 +107,9 @@ func (r *run[M]) await(t *tenant[M], e *entry[M], d flux.Decision, at, due, now 
 	if due <= now {
 		return
 	}
+	if t.handle != nil {
+		t.lookAt = now + lookAgain
+	}
 	if e.denied == unset {
 		e.denied = now
 	}
@@ -118,6 +118,23 @@ func (r *run[M]) await(t *tenant[M], e *entry[M], d flux.Decision, at, due, now 
 		r.evict(e, reason, due, now)
 	}
 	r.trim(t, d, at, now)
+}
+
+// lookAgain is how soon the gate sees that the limit of a tenant that waits for
+// it was raised.
+const lookAgain = int64(time.Second)
+
+// look sees whether the limit of t, which waits for it, has changed.
+func (r *run[M]) look(t *tenant[M], now int64) {
+	t.lookAt = now + lookAgain
+	e := t.head()
+	d, err := t.handle.CheckAt(now, 0)
+	if wait := d.Delay(e.cost); err == nil && wait > 0 {
+		r.await(t, e, d, now, now+min(int64(wait), never), now)
+	} else {
+		t.grantAt = unset // it will be asked
+	}
+	r.sched.arrange(t, now)
 }
 
 // late says why e may not wait until due, or ReasonNone. It has waited for its
@@ -195,7 +212,7 @@ func (r *run[M]) undecided(t *tenant[M], e *entry[M], err error, now int64) {
 		t.remote.failedAt = now
 	}
 	t.remote.failures++
-	t.limited = true
+	t.limited, t.lookAt = true, unset
 	t.grantAt = now + int64(doubled(100*time.Millisecond, t.remote.failures-1, maxPause))
 	// All those that have waited for too long go at once: the next would not
 	// fare better.

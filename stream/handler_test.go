@@ -142,7 +142,8 @@ func TestInfo(t *testing.T) {
 		var seen []stream.Info
 		var kept context.Context
 		cfg := stream.Config[*parcel]{
-			Policy: stream.Policy{Backoff: func(int) time.Duration { return time.Second }},
+			Workers: 1,
+			Policy:  stream.Policy{Backoff: func(int) time.Duration { return time.Second }},
 			Hooks: stream.Hooks{
 				Admitted: func(i stream.Info) { admitted = append(admitted, i) },
 				Settled: func(i stream.Info, o stream.Outcome, reason stream.Reason) {
@@ -225,6 +226,26 @@ func TestSettledAttempt(t *testing.T) {
 		}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("got  %q\nwant %q", got, want)
+		}
+		r.end()
+	})
+}
+
+// TestSettledAttemptOfTheExpired holds that a hook sees the attempt that failed
+// last when the message is then too old for another.
+func TestSettledAttemptOfTheExpired(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var got []string
+		r := start(t, nil, stream.Config[*parcel]{
+			Policy: stream.Policy{MaxAge: time.Second, Backoff: func(int) time.Duration { return time.Minute }},
+			Hooks: stream.Hooks{Settled: func(i stream.Info, o stream.Outcome, reason stream.Reason) {
+				got = append(got, fmt.Sprint(o, " ", reason, " ", i.Attempt))
+			}},
+		}, func(context.Context, *parcel) error { return errors.New("failed") })
+		r.deliver(&parcel{name: "x", tenant: "a"})
+		r.want("0s x run", "0s x dead expired")
+		if len(got) != 1 || got[0] != "dead_letter expired 1" {
+			t.Errorf("settled %q", got)
 		}
 		r.end()
 	})

@@ -60,24 +60,36 @@ func TestCancelRacesWithRoom(t *testing.T) {
 			time.Sleep(time.Millisecond)
 			return nil
 		})
-		taken := make(chan bool)
-		const n = 500
-		for range n {
-			go func() {
-				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-				defer cancel()
-				taken <- r.in.Deliver(ctx, &parcel{name: "x", tenant: "a", rig: r}) == nil
-			}()
-		}
-		count := int64(0)
-		for range n {
-			if <-taken {
-				count++
+		const rounds, callers = 300, 3
+		taken, refused := int64(0), 0
+		for range rounds {
+			r.deliver(&parcel{name: "x", tenant: "a"})
+			taken++
+			outcome := make(chan error, callers)
+			for range callers {
+				go func() {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+					defer cancel()
+					outcome <- r.in.Deliver(ctx, &parcel{name: "y", tenant: "a", rig: r})
+				}()
+			}
+			for range callers {
+				switch err := <-outcome; {
+				case err == nil:
+					taken++
+				case errors.Is(err, context.DeadlineExceeded):
+					refused++
+				default:
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(10 * time.Millisecond)
+			if s := r.gate.Stats(); s.Processed != taken || s.Held != 0 {
+				t.Fatalf("%d taken, Stats = %+v", taken, s)
 			}
 		}
-		time.Sleep(time.Second)
-		if s := r.gate.Stats(); s.Processed != count || s.Held != 0 || count < 90 {
-			t.Errorf("%d taken, Stats = %+v", count, s)
+		if taken == rounds || refused == 0 {
+			t.Errorf("%d taken, %d refused: no race", taken, refused)
 		}
 		r.end()
 	})
@@ -158,6 +170,43 @@ func TestRoomWhileIdle(t *testing.T) {
 		}
 		if took := time.Since(r.begin); took != time.Minute {
 			t.Errorf("room after %v, want 1m, when the first leaves", took)
+		}
+		r.end()
+	})
+}
+
+// TestRevocationMakesRoom holds that places which a revocation frees are given
+// to those that wait for them.
+func TestRevocationMakesRoom(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{Window: 5, TenantWindow: 5, Workers: 1}, func(ctx context.Context, p *parcel) error {
+			select {
+			case <-time.After(5 * time.Second):
+			case <-ctx.Done():
+			}
+			return nil
+		})
+		revoked := make(chan struct{})
+		r.deliver(&parcel{name: "x", tenant: "a"})
+		for _, p := range named("a", 4) {
+			p.revoked = revoked
+			r.deliver(p)
+		}
+		room := make(chan int, 1)
+		delivered := make(chan error, 1)
+		go func() { delivered <- r.in.Deliver(t.Context(), &parcel{name: "b", tenant: "b", rig: r}) }()
+		synctest.Wait()
+		go func() { n, _ := r.in.Room(t.Context(), 10); room <- n }()
+		synctest.Wait()
+		close(revoked)
+		if err := <-delivered; err != nil {
+			t.Error(err)
+		}
+		if n := <-room; n != 3 {
+			t.Errorf("Room = %d, want 3", n)
+		}
+		if waited := time.Since(r.begin); waited != 0 {
+			t.Errorf("waited %v", waited)
 		}
 		r.end()
 	})

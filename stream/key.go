@@ -1,9 +1,6 @@
 package stream
 
-import (
-	"slices"
-	"time"
-)
+import "slices"
 
 // orderKey keeps the messages of one key of one tenant in order. At most one of
 // them is its head: it waits for its turn, is processed, or is being settled.
@@ -78,7 +75,7 @@ func (r *run[M]) key(a *arrival[M], t *tenant[M]) *orderKey[M] {
 	id := keyID[M]{t, a.key}
 	k := r.keys[id]
 	if k == nil {
-		k = &orderKey[M]{id: id}
+		k = &orderKey[M]{id: id, index: -1}
 		r.keys[id] = k
 	}
 	k.refs++
@@ -88,7 +85,6 @@ func (r *run[M]) key(a *arrival[M], t *tenant[M]) *orderKey[M] {
 // dropKey forgets k if nothing depends on it.
 func (r *run[M]) dropKey(k *orderKey[M]) {
 	if k.refs == 0 && len(k.deferred) == 0 {
-		r.expect(k)
 		delete(r.keys, k.id)
 	}
 }
@@ -98,22 +94,20 @@ func (r *run[M]) dropKey(k *orderKey[M]) {
 func (r *run[M]) maxLatched() int { return max(4096, 16*r.cfg.Window) }
 
 // latch remembers that e was deferred, if it has an order key.
-func (r *run[M]) latch(e *entry[M], until, now int64) {
-	if e.key == nil {
+func (r *run[M]) latch(e *entry[M], until int64) {
+	k := e.key
+	if k == nil || r.latched >= r.maxLatched() {
 		return
 	}
-	if r.latched >= r.maxLatched() {
-		if now-r.forgotten < int64(time.Second) {
-			return
-		}
-		r.forgotten = now
-		if r.forgetLate(now); r.latched >= r.maxLatched() {
-			return
-		}
-	}
-	e.key.latch(deferred{order: e.order, arrival: e.arrival, until: until})
+	k.latch(deferred{order: e.order, arrival: e.arrival, until: until})
 	r.latched++
 	e.tenant.latched++
+	overdue := until + int64(latchGrace) + 1
+	if k.index < 0 {
+		r.expecting.push(k, overdue)
+	} else if overdue < r.expecting.slots[k.index].key {
+		r.expecting.fix(k.index, overdue)
+	}
 }
 
 // unlatch forgets those deferred messages of k that it is told of.
@@ -123,22 +117,22 @@ func (r *run[M]) unlatch(k *orderKey[M], which func(deferred) bool) {
 	gone := before - len(k.deferred)
 	r.latched -= gone
 	k.id.tenant.latched -= gone
+	if len(k.deferred) == 0 && k.index >= 0 {
+		r.expecting.remove(k.index)
+	}
 }
 
 // notDeferred is called when e could not be deferred after all.
 func (r *run[M]) notDeferred(e *entry[M]) {
+	e.tenant.away = max(0, e.tenant.away-1)
 	if e.key != nil {
 		r.unlatch(e.key, func(d deferred) bool { return d.arrival == e.arrival })
 	}
 }
 
 // returned is called when e arrives and messages of its key are deferred.
-func (r *run[M]) returned(e *entry[M], now int64) {
+func (r *run[M]) returned(e *entry[M]) {
 	k := e.key
-	r.forget(k, now)
-	if len(k.deferred) == 0 {
-		return
-	}
 	if !e.ordered && e.deferrals+e.attempts > 0 {
 		// The source cannot tell which it is: they come back in order, then.
 		e.order = k.deferred[0].order
@@ -146,20 +140,20 @@ func (r *run[M]) returned(e *entry[M], now int64) {
 	r.unlatch(k, func(d deferred) bool { return d.order == e.order })
 }
 
-// forget drops those deferred messages of k that are long overdue: someone else
-// got them.
-func (r *run[M]) forget(k *orderKey[M], now int64) {
+// overdue forgets those deferred messages of k that should have been back long
+// ago: someone else got them.
+func (r *run[M]) overdue(k *orderKey[M], now int64) {
 	r.unlatch(k, func(d deferred) bool { return now-d.until > int64(latchGrace) })
-}
-
-// forgetLate is forget for all keys.
-func (r *run[M]) forgetLate(now int64) {
-	for _, k := range r.keys {
-		r.forget(k, now)
-		r.promote(k, now)
-		r.dropKey(k)
-		r.rest(k.id.tenant)
+	if len(k.deferred) > 0 {
+		next := k.deferred[0].until
+		for _, d := range k.deferred {
+			next = min(next, d.until)
+		}
+		r.expecting.fix(k.index, next+int64(latchGrace)+1)
 	}
+	r.promote(k, now)
+	r.dropKey(k)
+	r.rest(k.id.tenant)
 }
 
 // stays reports whether the nth blocked message of k, of that order, may wait
@@ -181,7 +175,7 @@ func (r *run[M]) promote(k *orderKey[M], now int64) {
 		e.tenant.enqueue(e)
 		r.sched.arrange(e.tenant, now)
 	}
-	r.expect(k)
+	r.countAwaiting(k)
 }
 
 // follow denies those blocked messages of k that must follow one that is not
@@ -202,32 +196,15 @@ func (r *run[M]) follow(k *orderKey[M], now int64) {
 	}
 }
 
-// expect keeps k among the keys that have messages blocked by nothing but one
-// that is to come back: should it not, they are let go.
-func (r *run[M]) expect(k *orderKey[M]) {
-	waits := k.head == nil && k.blocked.first != nil && k.mustFollow(k.blocked.first.order)
+// countAwaiting counts the messages of k that wait for nothing but one that is to come
+// back, after something about them has changed.
+func (r *run[M]) countAwaiting(k *orderKey[M]) {
 	r.awaiting -= k.awaiting
 	k.awaiting = 0
-	if !waits {
-		if k.expects {
-			k.expects = false
-			r.expecting.remove(k.index)
-		}
-		return
+	if first := k.blocked.first; first != nil && k.head == nil && k.mustFollow(first.order) {
+		k.awaiting = k.blocked.n
 	}
-	k.awaiting = k.blocked.n
 	r.awaiting += k.awaiting
-	until := k.deferred[0].until
-	for _, d := range k.deferred {
-		until = min(until, d.until)
-	}
-	until += int64(latchGrace) + 1
-	if !k.expects {
-		k.expects = true
-		r.expecting.push(k, until)
-	} else if r.expecting.slots[k.index].key != until {
-		r.expecting.fix(k.index, until)
-	}
 }
 
 // unpark takes back what park counted.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 	"github.com/fluxlimiter/flux/stream/streamtest"
@@ -270,4 +272,174 @@ func TestWatchesEnd(t *testing.T) {
 		}
 		r.end()
 	})
+}
+
+// TestRevokedWhileSettled holds that a message is not settled again once it is
+// known to be another consumer's.
+func TestRevokedWhileSettled(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, limits{"d": gcra.DenyAll()}, stream.Config[*parcel]{}, nil)
+		fails := func(context.Context, string) error {
+			time.Sleep(time.Second)
+			return errBroker
+		}
+		revoked := make(chan struct{})
+		r.deliver(&parcel{name: "a", tenant: "a", settle: fails, revoked: revoked}, &parcel{name: "d", tenant: "d", settle: fails, revoked: revoked})
+		time.Sleep(500 * time.Millisecond)
+		close(revoked)
+		time.Sleep(time.Minute)
+		r.want("0s a run", "1s a ack failed", "1s a released", "1s d defer failed", "1s d released")
+		if s := r.gate.Stats(); s.Revoked != 2 || s.Held != 0 {
+			t.Errorf("Stats = %+v", s)
+		}
+		r.end()
+	})
+}
+
+// TestNothingStartsAfterRevocation has a long queue of a key revoked while its
+// first message is processed: the handler's end must not start the next.
+func TestNothingStartsAfterRevocation(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const n = 3000
+		started := 0
+		r := start(t, nil, byKey(stream.Config[*parcel]{Window: n, TenantWindow: n}), func(ctx context.Context, _ *parcel) error {
+			started++
+			<-ctx.Done()
+			return nil
+		})
+		revoked := make(chan struct{})
+		for i := range n {
+			r.deliver(&parcel{name: "x", tenant: "a", key: "k", revoked: revoked, meta: stream.Meta{Order: int64(i + 1)}})
+		}
+		close(revoked)
+		time.Sleep(time.Second)
+		if s := r.gate.Stats(); started != 1 || s.Revoked != n || s.Held != 0 {
+			t.Errorf("%d handlers started, Stats = %+v", started, s)
+		}
+		r.end()
+	})
+}
+
+// TestSourceFailsWhileAsking holds that a limiter that takes long does not hold
+// up the end.
+func TestSourceFailsWhileAsking(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		gate, err := stream.New(stream.Config[*parcel]{
+			Tenant: func(p *parcel) string { return p.tenant },
+			Limiter: checkerFunc(func(ctx context.Context, _ string, _ int64) (flux.Decision, error) {
+				<-ctx.Done()
+				return flux.Decision{}, ctx.Err()
+			}),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rig{t: t, begin: time.Now()}
+		failure := errors.New("consumer deleted")
+		err = gate.Run(t.Context(), sourceFunc(func(ctx context.Context, in stream.Intake[*parcel]) error {
+			in.Deliver(ctx, &parcel{name: "x", tenant: "a", rig: r})
+			time.Sleep(time.Second)
+			return failure
+		}), nil)
+		if !errors.Is(err, failure) || time.Since(r.begin) != time.Second {
+			t.Errorf("Run = %v after %v", err, time.Since(r.begin))
+		}
+		r.want("1s x released")
+	})
+}
+
+// TestNothingIsKeptAtTheEnd has handlers and settles end with their contexts in
+// the instant in which the drain times out: each message is released once.
+func TestNothingIsKeptAtTheEnd(t *testing.T) {
+	for round := range 200 {
+		bubble(t, func(t *testing.T) {
+			r := start(t, nil, stream.Config[*parcel]{DrainTimeout: time.Second, Policy: stream.Policy{
+				MaxAttempts: 1 + round%2,
+				Backoff:     func(int) time.Duration { time.Sleep(500 * time.Millisecond); return time.Minute },
+			}}, func(ctx context.Context, p *parcel) error {
+				if p.tenant == "b" {
+					time.Sleep(900 * time.Millisecond) // and its backoff takes until 1.4s
+				} else {
+					<-ctx.Done()
+				}
+				return errors.New("failed")
+			})
+			parcels := append(named("a", 8), named("b", 8)...)
+			for _, p := range parcels {
+				p.settle = func(ctx context.Context, _ string) error { return ctx.Err() }
+			}
+			r.deliver(parcels...)
+			r.stop()
+			if err := <-r.ended; round%2 == 1 && !errors.Is(err, stream.ErrDrainTimeout) {
+				t.Errorf("Run = %v", err)
+			}
+			time.Sleep(5 * time.Second)
+			ends := 0
+			for _, line := range r.log {
+				if strings.HasSuffix(line, "released") || strings.Contains(line, "dead") && !strings.Contains(line, "failed") {
+					ends++
+				}
+			}
+			if ends != 16 {
+				t.Errorf("round %d: %d of 16 messages settled or released: %q", round, ends, r.log)
+			}
+		})
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// TestLimiterHangs holds that a limiter which does not heed its context does not
+// hold up the end for long.
+func TestLimiterHangs(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{DrainTimeout: 2 * time.Second, Limiter: checkerFunc(func(context.Context, string, int64) (flux.Decision, error) {
+			time.Sleep(time.Hour)
+			return flux.Decision{}, errBroker
+		})}, nil)
+		r.deliver(&parcel{name: "x", tenant: "a"})
+		r.stop()
+		if err := <-r.ended; !errors.Is(err, stream.ErrDrainTimeout) || time.Since(r.begin) > 3*time.Second {
+			t.Errorf("Run = %v after %v", err, time.Since(r.begin))
+		}
+		time.Sleep(time.Hour)
+		r.want("0s x released")
+	})
+}
+
+// TestSourceGoexit holds that a source whose goroutine is ended, in one of the
+// functions of the configuration for example, ends the run.
+func TestSourceGoexit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		gate := newScene(t, nil, stream.Config[*message]{}).gateOf(func(*parcel) string {
+			runtime.Goexit()
+			return ""
+		})
+		err := gate.Run(t.Context(), sourceFunc(func(ctx context.Context, in stream.Intake[*parcel]) error {
+			return in.Deliver(ctx, &parcel{})
+		}), nil)
+		if err == nil {
+			t.Error("Run = nil")
+		}
+	})
+}
+
+// TestStatsWhileStarting is for the race detector.
+func TestStatsWhileStarting(t *testing.T) {
+	gate := newScene(t, nil, stream.Config[*message]{}).gateOf(func(*parcel) string { return "a" })
+	for range 50 {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			for range 100 {
+				gate.Stats()
+				gate.TenantStats("a")
+			}
+		}()
+		if err := gate.Run(t.Context(), sourceFunc(func(context.Context, stream.Intake[*parcel]) error { return nil }), nil); err != nil {
+			t.Fatal(err)
+		}
+		<-ended
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -149,7 +150,8 @@ func TestRaisedLimit(t *testing.T) {
 // worker is busy, are not lost: limits with a burst of 1 keep their rate.
 func TestCatchUp(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		const tenants, each, rate = 5, 400, 20
+		const tenants, each, rate = 2, 1000, 100
+		rng := rand.New(rand.NewPCG(1, 2))
 		l := limits{}
 		cfg := stream.Config[*message]{Workers: 1}
 		s := newScene(t, l, cfg)
@@ -158,8 +160,8 @@ func TestCatchUp(t *testing.T) {
 		}
 		for range each {
 			for i := range tenants {
-				// Busy for 90% of the time.
-				s.broker.Publish(message{Tenant: fmt.Sprint(i), Work: 9 * time.Millisecond})
+				// Busy for 70% of the time.
+				s.broker.Publish(message{Tenant: fmt.Sprint(i), Work: time.Duration(rng.IntN(8)) * time.Millisecond})
 			}
 		}
 		took := s.run()
@@ -167,5 +169,160 @@ func TestCatchUp(t *testing.T) {
 		if want := each * time.Second / rate; took > want*101/100 {
 			t.Errorf("took %v, want %v and 1%% at most", took, want)
 		}
+	})
+}
+
+// TestNotGrantedBeforeItCame holds that a slot which is noticed late is not used
+// for a message that came after it.
+func TestNotGrantedBeforeItCame(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var granted time.Duration
+		var r *rig
+		r = start(t, limits{"a": gcra.PerSecond(10).WithBurst(1)}, stream.Config[*parcel]{Workers: 1}, func(ctx context.Context, p *parcel) error {
+			if p.tenant == "b" {
+				time.Sleep(104 * time.Millisecond)
+			}
+			if p.name == "a3" {
+				i, _ := stream.FromContext(ctx)
+				granted = i.Granted.Sub(r.begin)
+			}
+			return nil
+		})
+		revoked := make(chan struct{})
+		r.deliver(
+			&parcel{name: "a1", tenant: "a"},
+			&parcel{name: "a2", tenant: "a", revoked: revoked}, // its slot is at 100ms
+			&parcel{name: "b", tenant: "b"},
+		)
+		time.Sleep(102 * time.Millisecond)
+		close(revoked)
+		r.deliver(&parcel{name: "a3", tenant: "a"})
+		time.Sleep(time.Second)
+		if granted != 104*time.Millisecond && granted != 102*time.Millisecond {
+			t.Errorf("granted at %v, and it came at 102ms", granted)
+		}
+		r.end()
+	})
+}
+
+// TestShareOfTheRefused holds that a tenant which took the whole window while
+// nothing was known to hold it back gives up all but its share when its limiter
+// refuses it.
+func TestShareOfTheRefused(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		limit := gcra.PerMinute(1)
+		r := start(t, nil, stream.Config[*parcel]{
+			Window: 8, TenantWindow: 3, Policy: stream.Policy{MaxWait: time.Hour},
+			Limiter: checkerFunc(func(context.Context, string, int64) (flux.Decision, error) {
+				time.Sleep(time.Second)
+				return flux.Decision{Decision: gcra.NewDecision(&limit, false, 0, time.Minute, time.Minute)}, nil
+			}),
+		}, nil)
+		r.deliver(named("a", 8)...)
+		r.want()
+		time.Sleep(2 * time.Second)
+		if s := r.gate.Stats(); s.Waiting != 3 || s.Deferred != 5 {
+			t.Errorf("Stats = %+v, want 3 parked and 5 deferred", s)
+		}
+		r.end()
+	})
+}
+
+// TestRefusedForNoTime holds that a limiter which refuses and says that it would
+// admit at once is not asked in a loop.
+func TestRefusedForNoTime(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		asked := 0
+		r := start(t, nil, stream.Config[*parcel]{Limiter: checkerFunc(func(context.Context, string, int64) (flux.Decision, error) {
+			asked++
+			return flux.Decision{}, nil
+		})}, nil)
+		r.deliver(&parcel{name: "x", tenant: "a"})
+		time.Sleep(100*time.Millisecond - time.Microsecond)
+		r.want()
+		if asked != 100 {
+			t.Errorf("asked %d times in 100ms, want 100", asked)
+		}
+		time.Sleep(10 * time.Second)
+		r.want("5s x defer quota_exceeded 5.001s")
+		r.end()
+	})
+}
+
+// TestLimiterFailsAfterWorkers holds that the time for which a message waited
+// for a worker is not held against it when the limiter fails.
+func TestLimiterFailsAfterWorkers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fails := 2
+		r := start(t, nil, stream.Config[*parcel]{Workers: 1, Limiter: checkerFunc(func(_ context.Context, key string, _ int64) (flux.Decision, error) {
+			if key == "a" && fails > 0 {
+				fails--
+				return flux.Decision{}, errors.New("no connection")
+			}
+			limit := gcra.Unlimited()
+			return flux.Decision{Decision: gcra.NewDecision(&limit, true, 0, 0, 0)}, nil
+		})}, func(_ context.Context, p *parcel) error {
+			if p.tenant == "b" {
+				time.Sleep(10 * time.Second)
+			}
+			return nil
+		})
+		r.deliver(named("b", 1)...)
+		r.deliver(named("a", 1)...)
+		time.Sleep(time.Minute)
+		r.want("0s b0 run", "10s b0 ack", "10.3s a0 run", "10.3s a0 ack")
+		r.end()
+	})
+}
+
+// TestRaiseReachesTheParked holds that messages which wait for a limit notice
+// within a second that they need not any more.
+func TestRaiseReachesTheParked(t *testing.T) {
+	for name, raise := range map[string]func(*flux.Limiter[string]) error{
+		"limit":  func(l *flux.Limiter[string]) error { return l.SetDefault(gcra.PerSecond(1000), 2) },
+		"refund": func(l *flux.Limiter[string]) error { return l.Refund(context.Background(), "a", 2) },
+	} {
+		bubble(t, func(t *testing.T) {
+			r := start(t, nil, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: time.Hour}}, nil)
+			if err := r.lim.SetDefault(gcra.Per(1, 10*time.Minute).WithBurst(2), 1); err != nil {
+				t.Fatal(err)
+			}
+			r.deliver(named("a", 4)...)
+			r.want("0s a0 run", "0s a0 ack", "0s a1 run", "0s a1 ack")
+			time.Sleep(time.Minute + time.Millisecond)
+			if err := raise(r.lim); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			r.want("1m1s a2 run", "1m1s a2 ack", "1m1s a3 run", "1m1s a3 ack")
+			if t.Failed() {
+				t.Log(name)
+			}
+			r.end()
+		})
+	}
+}
+
+// TestRaiseForgetsTheBacklog holds that messages which arrive after a raise do
+// not queue behind those that were deferred at the old pace.
+func TestRaiseForgetsTheBacklog(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{}, nil)
+		if err := r.lim.SetDefault(gcra.PerMinute(1).WithBurst(1), 1); err != nil {
+			t.Fatal(err)
+		}
+		r.deliver(named("a", 200)...)
+		time.Sleep(time.Minute)
+		if err := r.lim.SetDefault(gcra.PerSecond(10), 2); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		before := r.gate.Stats()
+		r.deliver(named("a", 40)...) // 10 at once, 30 within 3s
+		time.Sleep(10 * time.Second)
+		if after := r.gate.Stats(); after.Processed-before.Processed != 40 {
+			t.Errorf("%d of 40 processed after the raise, %d deferred", after.Processed-before.Processed, after.Deferred-before.Deferred)
+		}
+		r.end()
 	})
 }

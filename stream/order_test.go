@@ -3,6 +3,7 @@ package stream_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -151,6 +152,67 @@ func TestRedeliveredFirst(t *testing.T) {
 		r.deliver(keyed("x", "", 1), keyed("k3", "k", 3), keyed("k2", "k", 2))
 		time.Sleep(10 * time.Second)
 		r.want("0s x run", "0s x ack", "1s k2 run", "1s k2 ack", "2s k3 run", "2s k3 ack")
+		r.end()
+	})
+}
+
+// TestFollowersLeaveRoom holds that messages which wait here for a deferred one
+// to come back leave it room to do so.
+func TestFollowersLeaveRoom(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, byKey(stream.Config[*parcel]{Window: 8, TenantWindow: 8}), func(_ context.Context, p *parcel) error {
+			if p.meta.Deferrals == 0 {
+				return stream.RetryLater(2*time.Second, nil)
+			}
+			return nil
+		})
+		for i := range int64(6) {
+			r.deliver(keyed(fmt.Sprint("k", i), "k", i+1))
+		}
+		r.want("0s k0 run", "0s k0 defer retry_later 2s",
+			"0s k3 defer behind_deferred 2.1s", "0s k4 defer behind_deferred 2.2s", "0s k5 defer behind_deferred 2.3s")
+		if s := r.gate.Stats(); s.Waiting != 2 {
+			t.Errorf("Stats = %+v, want 2 parked", s)
+		}
+		r.end()
+	})
+}
+
+// TestNotDeferredAfterAll holds that a deferral which did not take effect,
+// because the message was another consumer's by then, holds up nobody.
+func TestNotDeferredAfterAll(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, byKey(stream.Config[*parcel]{}), func(_ context.Context, p *parcel) error {
+			if p.name == "k1" {
+				return stream.RetryLater(time.Second, nil)
+			}
+			return nil
+		})
+		lost := keyed("k1", "k", 1)
+		lost.settle = func(context.Context, string) error { return stream.ErrRevoked }
+		r.deliver(lost, keyed("k2", "k", 2))
+		r.want("0s k1 run", "0s k1 defer failed", "0s k2 run", "0s k2 ack")
+		r.end()
+	})
+}
+
+// TestOverdueIsForgotten holds that a deferred message which does not come back
+// leaves nothing behind.
+func TestOverdueIsForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, nil, byKey(stream.Config[*parcel]{}), func(context.Context, *parcel) error {
+			return stream.RetryLater(time.Second, nil)
+		})
+		for i := range 100 {
+			r.deliver(keyed("x", fmt.Sprint(i), int64(i+1)))
+		}
+		if n := r.gate.Keys(); n != 100 {
+			t.Errorf("%d keys known while their messages are deferred, want 100", n)
+		}
+		time.Sleep(time.Minute)
+		if n := r.gate.Keys(); n != 0 {
+			t.Errorf("%d keys known long after their messages were due, want none", n)
+		}
 		r.end()
 	})
 }

@@ -26,15 +26,14 @@ type run[M any] struct {
 	// The ends of what a run calls: they are set before anything starts.
 	asking, handling, settling context.Context //nolint:containedctx // a run lives as long as the call of Run that made it
 
-	mu        sync.Mutex
-	sched     scheduler[M]
-	tenants   map[string]*tenant[M]
-	keys      map[keyID[M]]*orderKey[M]
-	latched   int   // messages in the deferred lists of keys
-	forgotten int64 // when forgetLate was called
-	awaiting  int   // messages blocked by nothing but a deferred one
-	idlers    idlers[M]
-	arrivals  int64
+	mu       sync.Mutex
+	sched    scheduler[M]
+	tenants  map[string]*tenant[M]
+	keys     map[keyID[M]]*orderKey[M]
+	latched  int // messages in the deferred lists of keys
+	awaiting int // messages blocked by nothing but a deferred one
+	idlers   idlers[M]
+	arrivals int64
 
 	// firstOrder grows from run to run, so that the order that messages are
 	// given continues that of messages that an earlier run deferred.
@@ -45,11 +44,11 @@ type run[M any] struct {
 	held, waiting int
 	totals        Stats // what is counted for good
 
-	recent             *tenant[M] // whose message came last,
-	recentAt, othersAt int64      // when, and when the last of another tenant came
+	quiet             *tenant[M] // whose message came last, of the tenants with few of them
+	quietAt, othersAt int64      // when, and when the last of another such tenant came
 
 	delayed   heap[*entry[M]]    // waiting for their next attempt, or to be settled again
-	expecting heap[*orderKey[M]] // waiting for a deferred message to come back
+	expecting heap[*orderKey[M]] // keys with deferred messages, by when one is overdue
 	timer     *time.Timer
 	armed     int64 // when timer fires, unset: it does not
 	firing    sync.WaitGroup
@@ -61,6 +60,8 @@ type run[M any] struct {
 	idle    int // workers asleep
 	waking  bool
 	work    sync.Cond
+
+	overdrawn []*tenant[M] // that may have more than their share of the window
 
 	crowded intakeQueue[M] // Deliver calls that wait for settles of their tenant
 
@@ -94,7 +95,7 @@ func newRun[M any](cfg *Config[M]) *run[M] {
 	r.clock.base = now
 	r.clock.limiter, _ = cfg.Limiter.(*flux.Limiter[string])
 	r.sched.cap = cfg.TenantWorkers
-	r.recentAt, r.othersAt, r.forgotten = unset, unset, unset
+	r.quietAt, r.othersAt = unset, unset
 	r.work.L, r.settle.L = &r.mu, &r.mu
 	for range cfg.Workers {
 		r.workers = append(r.workers, new(worker[M]))
@@ -109,6 +110,9 @@ func (r *run[M]) unlock(now int64) {
 	for {
 		for r.leaving.n > 0 {
 			r.release(now)
+		}
+		if len(r.overdrawn) > 0 && r.blocked.n > 0 {
+			r.reclaim(now)
 		}
 		if r.blocked.n > 0 || r.crowded.n > 0 || len(r.rooms) > 0 {
 			r.admitBlocked(now)
@@ -161,14 +165,15 @@ func (r *run[M]) leave(e *entry[M]) {
 
 // advance lets all happen that is due at now.
 func (r *run[M]) advance(now int64) {
-	r.sched.wake(now)
+	for t := r.sched.wake(now); t != nil; t = r.sched.wake(now) {
+		r.look(t, now)
+	}
 	for r.expecting.len() > 0 {
 		k, at := r.expecting.top()
 		if at > now {
 			break
 		}
-		r.forget(k, now)
-		r.promote(k, now)
+		r.overdue(k, now)
 	}
 	for r.delayed.len() > 0 {
 		e, at := r.delayed.top()
@@ -203,6 +208,11 @@ func (r *run[M]) arm(now int64) {
 	if r.held < r.cfg.Window {
 		for b := r.crowded.first; b != nil; b = b.next {
 			next = earlier(next, r.tenants[b.arrival.tenant].settled+int64(stuck))
+		}
+	}
+	if r.blocked.n > 0 {
+		for _, t := range r.overdrawn {
+			next = earlier(next, t.moved()+int64(stuck))
 		}
 	}
 	if next == unset || r.finished || r.armed != unset && r.armed <= next {

@@ -82,6 +82,10 @@ func (s *scheduler[M]) arrange(t *tenant[M], now int64) {
 	case t.grantAt > now:
 		want = placeWaiting
 	}
+	due := t.grantAt
+	if t.lookAt > now {
+		due = min(due, t.lookAt)
+	}
 	if want != t.where {
 		s.withdraw(t)
 		t.where = want
@@ -90,15 +94,15 @@ func (s *scheduler[M]) arrange(t *tenant[M], now int64) {
 			t.start = s.start(t, head.cost)
 			s.ready.push(t, t.start)
 		case placeWaiting:
-			s.waiting.push(t, t.grantAt)
+			s.waiting.push(t, due)
 		}
 		return
 	}
 	switch {
 	case want == placeReady && s.ready.slots[t.index].key != t.start:
 		s.ready.fix(t.index, t.start)
-	case want == placeWaiting && s.waiting.slots[t.index].key != t.grantAt:
-		s.waiting.fix(t.index, t.grantAt)
+	case want == placeWaiting && s.waiting.slots[t.index].key != due:
+		s.waiting.fix(t.index, due)
 	}
 }
 
@@ -113,15 +117,21 @@ func (s *scheduler[M]) withdraw(t *tenant[M]) {
 	t.where = placeNone
 }
 
-// wake makes those tenants ready whose grant is due.
-func (s *scheduler[M]) wake(now int64) {
+// wake makes those tenants ready whose grant is due. It returns one whose limit
+// is to be looked at before that, nil if there is none; the caller arranges it
+// and calls again.
+func (s *scheduler[M]) wake(now int64) *tenant[M] {
 	for s.waiting.len() > 0 {
 		t, at := s.waiting.top()
 		if at > now {
-			return
+			return nil
+		}
+		if t.grantAt > now {
+			return t
 		}
 		s.arrange(t, now)
 	}
+	return nil
 }
 
 // next returns the tenant whose turn it is, nil if nobody's.

@@ -192,6 +192,9 @@ func (s *soak) run(messages int) {
 			}
 		})
 	}
+	if !s.remote && !s.keyed && !s.failing {
+		helpers.Go(func() { s.watch(ctx, gate) })
+	}
 	for runs := 0; !s.done(); runs++ {
 		runCtx, stop := context.WithCancel(ctx)
 		if s.restarts && runs < 10 {
@@ -211,6 +214,31 @@ func (s *soak) run(messages int) {
 	cancel()
 	helpers.Wait()
 	s.check(gate)
+}
+
+// watch looks at the gate at random instants when nothing more happens in them.
+func (s *soak) watch(ctx context.Context, gate *stream.Gate[*streamtest.Message]) {
+	for ctx.Err() == nil {
+		time.Sleep(s.upTo(100 * time.Millisecond))
+		synctest.Wait()
+		b := streamtest.Busy{Stats: gate.Stats(), Workers: s.cfg.Workers, TenantWorkers: s.cfg.TenantWorkers, Window: s.cfg.Window}
+		for _, name := range s.names {
+			tenant := streamtest.BusyTenant{Name: name}
+			tenant.Waiting, tenant.Running = gate.TenantStats(name)
+			d, err := s.lim.Check(ctx, name, 0)
+			if err != nil {
+				s.t.Error(err)
+			}
+			// No message costs more than 4.
+			if tenant.Admitted = d.Delay(4) == 0; !tenant.Admitted && d.Delay(1) > 0 {
+				tenant.Share = s.cfg.Window / 2
+			}
+			b.Tenants = append(b.Tenants, tenant)
+		}
+		if err := errors.Join(b.WorkConserving(), b.WindowShares()); err != nil {
+			s.t.Error(err)
+		}
+	}
 }
 
 func (s *soak) done() bool {

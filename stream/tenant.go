@@ -36,12 +36,22 @@ type tenant[M any] struct {
 	lastGrant int64
 	remote    *remote // what the limiter said, if it may block
 
-	// horizon is the turn of the last of its messages that were deferred: those
-	// that arrive later come after it. It says nothing once it has passed.
-	horizon int64
-	gap     int64 // between two of its messages going to the workers, smoothed
-	picked  int64 // when the last one went
+	lookAt int64 // when to see whether it was raised
 
+	// horizon is the turn of the last of its messages that were deferred: those
+	// that arrive later come after it. It says nothing once it has passed. away
+	// is how many of them have not come back, pace what a token took to be earned
+	// when that was last looked at.
+	horizon int64
+	away    int
+	pace    int64
+
+	gap    int64 // between two of its messages going to the workers, smoothed
+	picks  int8  // how many gaps that is known from, up to enoughPicks
+	picked int64 // when the last one went
+	since  int64 // when it began to have messages
+
+	overdrawn  bool       // it is in run.overdrawn
 	latched    int        // messages in the deferred lists of its keys
 	prev, next *tenant[M] // among the idle ones
 	idle       bool
@@ -127,11 +137,11 @@ func (l *idlers[M]) remove(t *tenant[M]) {
 const minIdle = 4096
 
 // tenant returns the tenant of an arrival, which is idle no more.
-func (r *run[M]) tenant(a *arrival[M]) *tenant[M] {
+func (r *run[M]) tenant(a *arrival[M], now int64) *tenant[M] {
 	t := r.tenants[a.tenant]
 	switch {
 	case t == nil:
-		t = &tenant[M]{name: a.tenant, grantAt: unset, lastGrant: unset, horizon: unset, picked: unset}
+		t = &tenant[M]{name: a.tenant, grantAt: unset, lastGrant: unset, horizon: unset, picked: unset, lookAt: unset, since: now}
 		switch {
 		case a.tenant == "":
 			// It is never asked for.
@@ -143,6 +153,7 @@ func (r *run[M]) tenant(a *arrival[M]) *tenant[M] {
 		r.tenants[a.tenant] = t
 	case t.idle:
 		r.idlers.remove(t)
+		t.since = now
 	}
 	t.weight = a.weight
 	return t
@@ -159,8 +170,8 @@ func (r *run[M]) rest(t *tenant[M]) {
 		forgotten := r.idlers.first
 		r.idlers.remove(forgotten)
 		delete(r.tenants, forgotten.name)
-		if r.recent == forgotten {
-			r.recent = nil
+		if r.quiet == forgotten {
+			r.quiet = nil
 		}
 	}
 }

@@ -64,7 +64,7 @@ func (r *run[M]) withdraw(e *entry[M], now int64) {
 	case stateBlocked:
 		e.key.blocked.remove(e)
 		r.unpark(e)
-		r.expect(e.key)
+		r.countAwaiting(e.key)
 	case stateBackoff:
 		r.delayed.remove(e.index)
 		t.waiting--

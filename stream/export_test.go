@@ -1,0 +1,110 @@
+package stream
+
+// Tenants returns how many tenants the gate knows.
+func (g *Gate[M]) Tenants() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.run.mu.Lock()
+	defer g.run.mu.Unlock()
+	return len(g.run.tenants)
+}
+
+// Keys returns how many order keys the gate knows.
+func (g *Gate[M]) Keys() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.run.mu.Lock()
+	defer g.run.mu.Unlock()
+	return len(g.run.keys)
+}
+
+// MinIdle is how many idle tenants are kept at least.
+const MinIdle = minIdle
+
+// Sched is a scheduler without a gate.
+type Sched struct {
+	s       scheduler[int]
+	tenants map[string]*tenant[int]
+	arrived int64
+}
+
+// NewSched returns a scheduler whose virtual time begins at virtual.
+func NewSched(virtual int64, perTenant int) *Sched {
+	return &Sched{s: scheduler[int]{virtual: virtual, cap: perTenant}, tenants: make(map[string]*tenant[int])}
+}
+
+// Push adds a message of a tenant.
+func (x *Sched) Push(name string, weight, cost, now int64) {
+	t := x.tenants[name]
+	if t == nil {
+		t = &tenant[int]{name: name, grantAt: unset, lookAt: unset}
+		x.tenants[name] = t
+	}
+	t.weight = weight
+	x.arrived++
+	t.enqueue(&entry[int]{tenant: t, cost: cost, arrival: x.arrived})
+	x.s.arrange(t, now)
+}
+
+// Wait makes a tenant wait until at.
+func (x *Sched) Wait(name string, at, now int64) {
+	t := x.tenants[name]
+	t.grantAt = at
+	x.s.arrange(t, now)
+}
+
+// Next takes the message whose turn it is; ok is false if there is none. done
+// says that it has been processed.
+func (x *Sched) Next(now int64) (name string, cost int64, done func(), ok bool) {
+	if x.s.wake(now) != nil {
+		panic("no tenant here looks at its limit before it is due")
+	}
+	t := x.s.next()
+	if t == nil {
+		return "", 0, nil, false
+	}
+	e := x.s.take(t)
+	x.s.arrange(t, now)
+	return t.name, e.cost, func() {
+		t.running--
+		x.s.arrange(t, now)
+	}, true
+}
+
+// Places returns how many tenants are in each of the scheduler's heaps.
+func (x *Sched) Places() (ready, waiting int) { return x.s.ready.len(), x.s.waiting.len() }
+
+// MaxCharge is the largest virtual price of a message.
+const MaxCharge = maxCharge
+
+// Charge is the virtual price of a message.
+func Charge(cost, weight int64) int64 { return charge(cost, weight) }
+
+// Heap is a heap of numbered items.
+type Heap struct{ h heap[*HeapItem] }
+
+// HeapItem is an item of a Heap.
+type HeapItem struct {
+	ID    int
+	index int32
+}
+
+func (i *HeapItem) setIndex(n int32) { i.index = n }
+
+// In reports whether the item is in a heap.
+func (i *HeapItem) In() bool { return i.index >= 0 }
+
+// Push, Fix, Remove, Top and Len are those of heap.
+func (h *Heap) Push(i *HeapItem, key int64) { h.h.push(i, key) }
+
+// Fix is heap.fix.
+func (h *Heap) Fix(i *HeapItem, key int64) { h.h.fix(i.index, key) }
+
+// Remove is heap.remove.
+func (h *Heap) Remove(i *HeapItem) { h.h.remove(i.index) }
+
+// Top is heap.top.
+func (h *Heap) Top() (*HeapItem, int64) { return h.h.top() }
+
+// Len is heap.len.
+func (h *Heap) Len() int { return h.h.len() }
