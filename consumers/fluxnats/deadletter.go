@@ -39,10 +39,10 @@ func (d *delivery) DeadLetter(ctx context.Context, l stream.Letter) error {
 
 func (d *delivery) deadLetter(l stream.Letter, errorText, stackText int) *nats.Msg {
 	set := d.r.set
-	h := copyHeaders(d.msg.header)
+	h := copyHeaders(d.msg.m.Header)
 	// The time is for a stream that is deleted and made again: its sequences
 	// begin anew, and the dead-letter stream may remember the old ones.
-	h[jetstream.MsgIDHeader] = []string{fmt.Sprintf("%s:%d:dead:%s", d.msg.ID(), d.firstSeen.UnixNano(), set.Consumer)}
+	h[jetstream.MsgIDHeader] = []string{fmt.Sprintf("%s:%d:dead:%s", d.msg.ID(), d.firstSeen, set.Consumer)}
 	h[jetstream.ExpectedStreamHeader] = []string{set.DeadLetterStream}
 	setText(h, hdrReason, l.Reason.String())
 	setText(h, hdrTenant, l.Tenant)
@@ -58,10 +58,10 @@ func (d *delivery) deadLetter(l stream.Letter, errorText, stackText int) *nats.M
 	setTime(h, hdrFirstSeen, d.firstSeen)
 	setText(h, hdrStream, set.Stream)
 	setText(h, hdrConsumer, set.Consumer)
-	setText(h, hdrSubject, d.msg.subject)
+	setText(h, hdrSubject, d.msg.m.Subject)
 	h[hdrSequence] = []string{strconv.FormatUint(d.seq, 10)}
 	setTime(h, hdrTime, d.stored)
-	return &nats.Msg{Subject: set.DeadLetterSubject, Header: h, Data: d.msg.data}
+	return &nats.Msg{Subject: set.DeadLetterSubject, Header: h, Data: d.msg.m.Data}
 }
 
 func clip(s string, n int) string { return s[:min(len(s), n)] }

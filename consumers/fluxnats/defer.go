@@ -43,10 +43,10 @@ func (d *delivery) Defer(ctx context.Context, f stream.Deferral) error {
 func (d *delivery) deferredCopy(f stream.Deferral) *nats.Msg {
 	seq := strconv.FormatUint(d.seq, 10)
 	set := d.r.set
-	h := copyHeaders(d.msg.header)
+	h := copyHeaders(d.msg.m.Header)
 	h[jetstream.MsgIDHeader] = []string{set.Stream + ":" + seq + ":d:" + set.Consumer}
 	h[jetstream.ExpectedStreamHeader] = []string{set.Stream}
-	target := d.msg.subject
+	target := d.msg.m.Subject
 	if set.ReturnSubject != "" {
 		target = set.ReturnSubject + "." + seq
 	}
@@ -63,10 +63,10 @@ func (d *delivery) deferredCopy(f stream.Deferral) *nats.Msg {
 	setCount(h, hdrDeferrals, f.Deferrals)
 	h[hdrOrder] = []string{strconv.FormatInt(f.Order, 10)}
 	setTime(h, hdrFirstSeen, d.firstSeen)
-	setTime(h, hdrDue, f.Until)
+	setTime(h, hdrDue, f.Until.UnixNano())
 	setText(h, hdrOrigin, d.msg.ID())
-	setText(h, hdrSubject, d.msg.subject)
-	return &nats.Msg{Subject: set.DeferSubject + "." + seq, Header: h, Data: d.msg.data}
+	setText(h, hdrSubject, d.msg.m.Subject)
+	return &nats.Msg{Subject: set.DeferSubject + "." + seq, Header: h, Data: d.msg.m.Data}
 }
 
 // publish stores a message in a stream, and returns nil once that is confirmed.

@@ -24,14 +24,12 @@ var (
 // are set before anyone else sees it, but for those of the ring, which are the
 // run's, and copied, which is for whoever settles it.
 type delivery struct {
-	msg   Msg
-	r     *run
-	reply string
-	seq   uint64
-	bytes int
+	msg Msg
+	r   *run
+	seq uint64 // in the stream
 
-	stored    time.Time
-	firstSeen time.Time
+	stored    int64 // when the server stored it, and when its first copy, in Unix nanoseconds
+	firstSeen int64
 	counts
 	redelivered bool
 
@@ -47,18 +45,16 @@ var _ stream.Delivery[*Msg] = (*delivery)(nil)
 
 func newDelivery(r *run, m *nats.Msg, info ackInfo) *delivery {
 	d := &delivery{
-		msg:   Msg{subject: m.Subject, data: m.Data, header: m.Header, origin: origin{stream: r.set.Stream, seq: info.seq}},
-		r:     r,
-		reply: m.Reply, seq: info.seq, bytes: m.Size(),
-		stored: info.stored, firstSeen: info.stored, redelivered: info.delivered > 1,
+		msg: Msg{m: m, origin: origin{stream: r.set.Stream, seq: info.seq}},
+		r:   r, seq: info.seq, stored: info.stored, firstSeen: info.stored, redelivered: info.delivered > 1,
 	}
 	if len(m.Header) > 0 {
 		if hist, ok := readHistory(m.Header, r.set.DeferSubject, info.stored); ok {
 			d.msg.origin, d.firstSeen, d.counts = hist.origin, hist.firstSeen, hist.counts
-			d.msg.subject = cmp.Or(hist.subject, m.Subject)
+			m.Subject = cmp.Or(hist.subject, m.Subject)
 		}
 		if len(m.Header) == 0 {
-			d.msg.header = nil
+			m.Header = nil
 		}
 	}
 	if r.set.NakDeferrals {
@@ -72,8 +68,8 @@ func (d *delivery) Message() *Msg { return &d.msg }
 
 func (d *delivery) Meta() stream.Meta {
 	return stream.Meta{
-		Time: d.firstSeen, Attempts: d.attempts, Deferrals: d.deferrals, Order: d.order,
-		Redelivered: d.redelivered, Bytes: d.bytes,
+		Time: time.Unix(0, d.firstSeen), Attempts: d.attempts, Deferrals: d.deferrals, Order: d.order,
+		Redelivered: d.redelivered, Bytes: d.msg.m.Size(),
 	}
 }
 
@@ -88,18 +84,10 @@ func (d *delivery) Ack(ctx context.Context) error {
 	if d.r.set.ConfirmAcks {
 		return d.confirm(ctx, ackDone)
 	}
-	r := d.r
-	r.mu.Lock()
-	over := r.isIdle
-	if !over {
-		r.acks = append(r.acks, d)
-	}
-	r.mu.Unlock()
-	if !over {
-		poke(r.acking)
+	if d.r.queueAck(d) {
 		return nil
 	}
-	if err := r.nc.Publish(d.reply, ackDone); err != nil {
+	if err := d.r.nc.Publish(d.msg.m.Reply, ackDone); err != nil {
 		return fmt.Errorf("fluxnats: acknowledge %s: %w", d.msg.ID(), err)
 	}
 	return nil
@@ -109,7 +97,7 @@ func (d *delivery) Ack(ctx context.Context) error {
 func (d *delivery) confirm(ctx context.Context, verdict []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	if _, err := d.r.nc.RequestWithContext(ctx, d.reply, verdict); err != nil {
+	if _, err := d.r.nc.RequestWithContext(ctx, d.msg.m.Reply, verdict); err != nil {
 		return fmt.Errorf("fluxnats: settle %s: %w", d.msg.ID(), err)
 	}
 	d.settled()
@@ -148,7 +136,7 @@ func (r *run) giveBack(d *delivery) {
 	if d.copied {
 		verdict = ackDone
 	}
-	if err := r.nc.Publish(d.reply, verdict); err != nil {
+	if err := r.nc.Publish(d.msg.m.Reply, verdict); err != nil {
 		r.set.log.Warn("cannot hand a message back, it comes again when AckWait has passed", "message", d.msg.ID(), "error", err)
 	}
 	r.src.stats.returned.Add(1)

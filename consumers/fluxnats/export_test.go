@@ -15,7 +15,7 @@ type AckInfo struct {
 
 func ParseAck(reply string) (AckInfo, bool) {
 	i, ok := parseAck(reply)
-	return AckInfo{i.delivered, i.seq, i.pending, i.stored}, ok
+	return AckInfo{i.delivered, i.seq, i.pending, time.Unix(0, i.stored)}, ok
 }
 
 var (
@@ -35,6 +35,6 @@ type History struct {
 }
 
 func ReadHistory(h nats.Header, deferSubject string, stored time.Time) (History, bool) {
-	x, ok := readHistory(h, deferSubject, stored)
-	return History{x.origin.String(), x.subject, x.firstSeen, x.deferrals, x.attempts, x.order}, ok
+	x, ok := readHistory(h, deferSubject, stored.UnixNano())
+	return History{x.origin.String(), x.subject, time.Unix(0, x.firstSeen), x.deferrals, x.attempts, x.order}, ok
 }

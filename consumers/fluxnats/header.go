@@ -103,15 +103,16 @@ func count(h nats.Header, key string) int {
 	return int(n)
 }
 
-func setTime(h nats.Header, key string, t time.Time) {
-	h[key] = []string{t.UTC().Format(time.RFC3339Nano)}
+// setTime sets a header to a time in Unix nanoseconds.
+func setTime(h nats.Header, key string, at int64) {
+	h[key] = []string{time.Unix(0, at).UTC().Format(time.RFC3339Nano)}
 }
 
 // history is what the headers of a deferred copy say of the message.
 type history struct {
 	origin    origin
 	subject   string
-	firstSeen time.Time
+	firstSeen int64
 	counts
 }
 
@@ -126,7 +127,7 @@ type counts struct {
 // from a copy under the subject prefix, and takes them and the server's off, so
 // that the handler sees the message as it was published. It reports false for
 // any other message, whatever its headers say.
-func readHistory(h nats.Header, deferSubject string, stored time.Time) (history, bool) {
+func readHistory(h nats.Header, deferSubject string, stored int64) (history, bool) {
 	by := h.Get(jetstream.SchedulerHeader)
 	if !strings.HasPrefix(by, deferSubject) || len(by) == len(deferSubject) || by[len(deferSubject)] != '.' {
 		return history{}, false
@@ -138,8 +139,8 @@ func readHistory(h nats.Header, deferSubject string, stored time.Time) (history,
 	hist := history{origin: from, subject: text(h, hdrSubject), firstSeen: stored}
 	hist.attempts, hist.deferrals = count(h, hdrAttempts), count(h, hdrDeferrals)
 	hist.order, _ = strconv.ParseInt(h.Get(hdrOrder), 10, 64)
-	if t, err := time.Parse(time.RFC3339Nano, h.Get(hdrFirstSeen)); err == nil && t.Before(stored) {
-		hist.firstSeen = t
+	if t, err := time.Parse(time.RFC3339Nano, h.Get(hdrFirstSeen)); err == nil && t.After(time.Unix(0, 0)) && t.Before(time.Unix(0, stored)) {
+		hist.firstSeen = t.UnixNano()
 	}
 	id := text(h, hdrMsgID)
 	for key := range h {

@@ -12,8 +12,20 @@ var ackProgress = []byte("+WPI")
 
 // hold begins to keep d from redelivery. The lock must be held.
 func (r *run) hold(d *delivery, now time.Duration) {
-	r.held[d.seq] = d
+	r.held++
 	r.touch(d, now)
+}
+
+// holds reports whether a message with a sequence is held. It goes through all
+// of them: it is only asked for messages that the server has delivered before.
+// An index would cost each message more than its keep-alive does.
+func (r *run) holds(seq uint64) bool {
+	for d := r.oldest.next; d != &r.oldest; d = d.next {
+		if d.seq == seq {
+			return true
+		}
+	}
+	return false
 }
 
 // touch notes that the server counts d's AckWait from now. The lock must be
@@ -29,12 +41,12 @@ func (r *run) touch(d *delivery, now time.Duration) {
 // letGo ends what hold began. It reports false if that was done before. The
 // lock must be held.
 func (r *run) letGo(d *delivery) bool {
-	if r.held[d.seq] != d {
+	if d.next == nil {
 		return false
 	}
-	delete(r.held, d.seq)
+	r.held--
 	d.unlink()
-	if r.draining && len(r.held) == 0 {
+	if r.draining && r.held == 0 {
 		r.setIdle()
 	}
 	return true
@@ -89,7 +101,7 @@ func (r *run) keepAlive(now time.Duration) time.Duration {
 	r.mu.Lock()
 	for d := r.oldest.next; d != &r.oldest && now-d.touched >= age; d = r.oldest.next {
 		r.touch(d, now)
-		due = append(due, d.reply)
+		due = append(due, d.msg.m.Reply)
 	}
 	next := age
 	if d := r.oldest.next; d != &r.oldest {

@@ -3,7 +3,6 @@ package fluxnats
 import (
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -11,22 +10,20 @@ import (
 // Msg is a message as the handler sees it. It has no way to settle itself: that
 // is the gate's. Its contents must not be changed while the handler runs.
 type Msg struct {
-	subject string
-	data    []byte
-	header  nats.Header
-	origin  origin
+	m      *nats.Msg // under its first subject, and without the headers of its deferrals
+	origin origin
 }
 
 // Subject returns the subject that the message was published to. That of a
 // deferred message is the one it had at first.
-func (m *Msg) Subject() string { return m.subject }
+func (m *Msg) Subject() string { return m.m.Subject }
 
 // Data returns the payload.
-func (m *Msg) Data() []byte { return m.data }
+func (m *Msg) Data() []byte { return m.m.Data }
 
 // Headers returns the headers that the message was published with, nil if it
 // had none.
-func (m *Msg) Headers() nats.Header { return m.header }
+func (m *Msg) Headers() nats.Header { return m.m.Header }
 
 // ID names the message for good, as in "ORDERS:17": the stream and the sequence
 // that it was first stored with. It is the same after any redelivery or
@@ -54,7 +51,7 @@ func parseOrigin(s string) (origin, bool) {
 type ackInfo struct {
 	delivered uint64 // how often the server delivered it to the consumer
 	seq       uint64 // in the stream
-	stored    time.Time
+	stored    int64  // when, in Unix nanoseconds
 	pending   uint64 // messages that the server had for the consumer after it
 }
 
@@ -95,5 +92,5 @@ func parseAck(reply string) (ackInfo, bool) {
 		}
 		nums[i] = n
 	}
-	return ackInfo{delivered: nums[0], seq: nums[1], stored: time.Unix(0, int64(nums[3])), pending: nums[4]}, true
+	return ackInfo{delivered: nums[0], seq: nums[1], stored: int64(nums[3]), pending: nums[4]}, true
 }

@@ -189,17 +189,19 @@ func (r *run) receive(m *nats.Msg) {
 	}
 	r.hold(d, now)
 	ended := r.ended()
+	first := false
 	if !ended {
 		r.queue = append(r.queue, d)
 		r.waiting++
+		first = len(r.queue) == 1
 	}
 	r.mu.Unlock()
 	r.src.stats.received.Add(1)
 	if ended {
 		d.Release()
-		return
+	} else if first {
+		poke(r.arrived)
 	}
-	poke(r.arrived)
 }
 
 // known reports whether d is a redelivery of a message that is still held,
@@ -209,7 +211,7 @@ func (r *run) known(d *delivery, now time.Duration) bool {
 	switch {
 	case !d.redelivered:
 		return false
-	case r.held[d.seq] != nil:
+	case r.holds(d.seq):
 		return true
 	case r.recent.has(d.seq):
 		r.hold(d, now)

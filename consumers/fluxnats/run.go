@@ -38,10 +38,10 @@ type run struct {
 	idle    chan struct{} // nothing is held any more, and nothing will be
 
 	mu       sync.Mutex
-	held     map[uint64]*delivery // by sequence in the stream, until settled or released
-	oldest   delivery             // ring of what is held, the longest untouched first
-	queue    []*delivery          // received and not yet handed to feed
-	waiting  int                  // received and not yet delivered
+	held     int         // received, and not yet settled or released
+	oldest   delivery    // ring of what is held, the longest untouched first
+	queue    []*delivery // received and not yet handed to feed
+	waiting  int         // received and not yet delivered
 	requests requests
 	acks     []*delivery // to be acknowledged
 	recent   recentAcks
@@ -55,7 +55,7 @@ func newRun(s *Source, in stream.Intake[*Msg], f facts) *run {
 	r := &run{
 		src: s, set: &s.set, nc: s.js.Conn(), in: in, base: time.Now(), lastError: s.js.Conn().LastError(),
 		arrived: make(chan struct{}, 1), hungry: make(chan struct{}, 1), acking: make(chan struct{}, 1), doubt: make(chan struct{}, 1), idle: make(chan struct{}),
-		held: make(map[uint64]*delivery), naks: make(map[uint64]counts),
+		naks: make(map[uint64]counts),
 	}
 	r.facts.Store(&f)
 	r.oldest.prev, r.oldest.next = &r.oldest, &r.oldest
@@ -140,7 +140,7 @@ func (r *run) drain(orderly bool) {
 	r.queue = nil
 	back := r.released
 	r.released, r.draining = nil, true
-	if orderly && len(r.held) == 0 {
+	if orderly && r.held == 0 {
 		r.setIdle()
 	}
 	r.mu.Unlock()
