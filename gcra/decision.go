@@ -35,6 +35,20 @@ func NewDecision(limit *Limit, allowed bool, at int64, retryAfter, resetAfter ti
 	return Decision{Allowed: allowed, RetryAfter: retryAfter, ResetAfter: resetAfter, At: at, limit: limit}
 }
 
+// set makes d the decision of limit that left a debt and asked for a wait: none
+// if the tokens were there. After an error it is the zero Decision, unless
+// there is a wait all the same.
+func (d *Decision) set(limit *Limit, now, wait, debt int64, err error) {
+	if err != nil && wait == 0 {
+		return
+	}
+	d.Allowed = wait == 0
+	d.RetryAfter = time.Duration(wait)
+	d.ResetAfter = time.Duration(debt)
+	d.At = now
+	d.limit = limit
+}
+
 // Limit returns the limit that the decision was taken with, and the zero Limit
 // for a zero Decision.
 func (d Decision) Limit() Limit {

@@ -37,7 +37,8 @@ type Limit struct {
 
 	// Derived by compile, so that a decision on a whole price needs no
 	// division: a token costs num/den nanoseconds, a whole number where den is
-	// 1, and the burst costs capacity + frac/den of them.
+	// 1, and the burst costs capacity + frac/den of them. All are 0 in a limit
+	// without a rate and in one that is not valid.
 	num, den       int64
 	capacity, frac int64
 	kind           kind
@@ -188,20 +189,21 @@ func compile(rate int64, period time.Duration, burst int64) Limit {
 	if rate <= 0 || period <= 0 || burst < 1 {
 		return l
 	}
-	l.num, l.den = int64(period), rate
-	if whole := l.num / l.den; l.num%l.den == 0 {
-		l.num, l.den = whole, 1
+	num, den := int64(period), rate
+	if whole := num / den; num%den == 0 {
+		num, den = whole, 1
 	} else if whole >= wholeInterval {
-		l.num, l.den = whole+1, 1
+		num, den = whole+1, 1
 	} else {
 		// Lowest terms, so that the products in Rescale fit where they can.
-		d := gcd(l.num, l.den)
-		l.num, l.den = l.num/d, l.den/d
+		d := gcd(num, den)
+		num, den = num/d, den/d
 	}
-	capacity, frac := mulDiv(burst, l.num, l.den)
+	capacity, frac := mulDiv(burst, num, den)
 	if capacity > maxCapacity {
 		return l
 	}
+	l.num, l.den = num, den
 	l.capacity, l.frac = capacity, frac
 	l.kind = limited
 	return l
@@ -212,13 +214,6 @@ func compile(rate int64, period time.Duration, burst int64) Limit {
 // wants 0 <= n <= burst. The two are rounded apart from each other because a
 // burst's price rounded up has room for more than the burst.
 func (l *Limit) price(n int64) (cost, room int64) {
-	if l.den == 1 {
-		return n * l.num, l.capacity - n*l.num
-	}
-	return l.unevenPrice(n)
-}
-
-func (l *Limit) unevenPrice(n int64) (cost, room int64) {
 	q, r := mulDiv(n, l.num, l.den)
 	room = l.capacity - q
 	if l.frac < r {

@@ -386,7 +386,7 @@ func left(t *testing.T, l gcra.Limit, key, now int64, d gcra.Decision) {
 }
 
 func TestWalkBesideAnExactBucket(t *testing.T) {
-	for seed := range uint64(4000) {
+	for seed := range uint64(2000) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		p := make(tape, 100+r.IntN(2000))
 		for i := range p {

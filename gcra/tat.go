@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"math/big"
-	"time"
 )
 
 // A key's whole state is its TAT, the theoretical arrival time: the instant at
@@ -41,44 +40,57 @@ const maxTime = 1 << 62
 // now may come from any clock, and may be earlier than before: see [Monotonic]
 // for clocks that can be set back.
 func (l *Limit) Take(tat, now, n int64) (next int64, d Decision, err error) {
-	if l.kind != limited || uint64(n) > uint64(l.burst) || !inRange(now) {
-		return l.takeOther(tat, now, n)
-	}
-	cost, room := l.price(n)
-	debt := since(tat, now)
-	if debt > room && n > 0 {
-		return tat, Decision{
-			RetryAfter: time.Duration(debt - room),
-			ResetAfter: time.Duration(debt),
-			At:         now,
-			limit:      l,
-		}, nil
-	}
-	if n > 0 {
-		debt += cost
-		tat = now + debt
-	}
-	return tat, Decision{Allowed: true, ResetAfter: time.Duration(debt), At: now, limit: l}, nil
+	next, wait, debt, err := l.take(tat, now, n)
+	d.set(l, now, wait, debt, err)
+	return next, d, err
 }
 
-// takeOther keeps the rare answers out of Take.
-func (l *Limit) takeOther(tat, now, n int64) (next int64, d Decision, err error) {
+// take is Take without the Decision, which is put together once, from wait and
+// debt, where it leaves the package: handing it on would cost more than the
+// arithmetic.
+func (l *Limit) take(tat, now, n int64) (next, wait, debt int64, err error) {
+	if l.isPlain(now, n) {
+		next, wait, debt = l.spend(tat, now, n)
+		return next, wait, debt, nil
+	}
 	if err := l.check(now, n); err != nil {
-		return tat, Decision{}, err
+		return tat, 0, 0, err
 	}
-	switch l.kind {
-	case unlimited:
-		return tat, Decision{Allowed: true, At: now, limit: l}, nil
-	case denyAll:
-		return tat, Decision{RetryAfter: Forever, At: now, limit: l}, nil
-	default:
-		return tat, Decision{
-			RetryAfter: Forever,
-			ResetAfter: time.Duration(since(tat, now)),
-			At:         now,
-			limit:      l,
-		}, fmt.Errorf("%w: %d tokens, burst %d", ErrExceedsBurst, n, l.burst)
+	switch debt = since(tat, now); {
+	case l.kind == unlimited:
+		return tat, 0, 0, nil
+	case l.kind == denyAll:
+		return tat, int64(Forever), 0, nil
+	case n == 0:
+		return tat, 0, debt, nil
+	case n > l.burst:
+		return tat, int64(Forever), debt, fmt.Errorf("%w: %d tokens, burst %d", ErrExceedsBurst, n, l.burst)
 	}
+	cost, room := l.price(n)
+	if debt > room {
+		return tat, debt - room, debt, nil
+	}
+	debt += cost
+	return now + debt, 0, debt, nil
+}
+
+// isPlain reports whether n tokens at now are for spend to decide: between one
+// token of a whole price and a burst of them.
+func (l *Limit) isPlain(now, n int64) bool {
+	return l.den == 1 && uint64(n-1) < uint64(l.burst) && inRange(now)
+}
+
+// spend is take for what isPlain, short enough to be inlined. wait is 0 if the
+// tokens were there.
+func (l *Limit) spend(tat, now, n int64) (next, wait, debt int64) {
+	cost := n * l.num
+	room := l.capacity - cost
+	debt = since(tat, now)
+	if debt > room {
+		return tat, debt - room, debt
+	}
+	debt += cost
+	return now + debt, 0, debt
 }
 
 // Refund gives back n tokens taken earlier and returns the key's next state.
@@ -95,7 +107,7 @@ func (l *Limit) Refund(tat, now, n int64) (next int64, err error) {
 		return tat, nil
 	}
 	back, _ := mulDiv(n, l.num, l.den)
-	if debt := since(tat, now); back < debt {
+	if back < since(tat, now) {
 		return tat - back, nil
 	}
 	return now, nil
@@ -109,13 +121,21 @@ func (l *Limit) Refund(tat, now, n int64) (next int64, err error) {
 // are those of [Limit.Take]. What a key owes beyond its burst stops growing at
 // 36 years.
 func (l *Limit) Debt(tat, now, n int64) (next int64, d Decision, err error) {
+	next, wait, debt, err := l.spendAnyway(tat, now, n)
+	d.set(l, now, wait, debt, err)
+	return next, d, err
+}
+
+// spendAnyway is Debt without the Decision.
+func (l *Limit) spendAnyway(tat, now, n int64) (next, wait, debt int64, err error) {
 	if l.kind != limited {
-		return l.takeOther(tat, now, n)
+		return l.take(tat, now, n)
 	}
 	if err := l.check(now, n); err != nil {
-		return tat, Decision{}, err
+		return tat, 0, 0, err
 	}
-	debt, allowed := since(tat, now), n == 0
+	debt = since(tat, now)
+	allowed := n == 0
 	if n > 0 && n <= l.burst {
 		_, room := l.price(n)
 		allowed = debt <= room
@@ -125,11 +145,10 @@ func (l *Limit) Debt(tat, now, n int64) (next int64, d Decision, err error) {
 		debt = owed
 		tat = now + debt
 	}
-	d = Decision{Allowed: allowed, ResetAfter: time.Duration(debt), At: now, limit: l}
 	if !allowed {
-		d.RetryAfter = time.Duration(debt - l.capacity)
+		wait = debt - l.capacity
 	}
-	return tat, d, nil
+	return tat, wait, debt, nil
 }
 
 // Rescale returns the state of a key after its limit changed from one to
@@ -140,11 +159,11 @@ func (l *Limit) Debt(tat, now, n int64) (next int64, d Decision, err error) {
 // refill, and nobody is let off what was booked as debt.
 //
 // The result is exact, rounded up to the nanosecond, so a change never mints
-// and one to an equal limit changes nothing. Both limits must be valid;
-// [Unlimited] and [DenyAll] keep no debt, so a change from or to one of them
-// starts fresh.
+// and one to an equal limit changes nothing. [Unlimited] and [DenyAll] keep no
+// debt, so a change from or to one of them starts fresh. Where a limit is not
+// valid or now is out of range, the state stays what it is.
 func Rescale(tat, now int64, from, to *Limit) int64 {
-	if tat <= now {
+	if tat <= now || !inRange(now) || from.kind == invalid || to.kind == invalid {
 		return tat
 	}
 	if from.kind != limited || to.kind != limited {

@@ -60,7 +60,7 @@ func TestBurstIsExact(t *testing.T) {
 // size, and all of it in one call.
 func TestUnevenBurstIsNeverMore(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 3))
-	for range 20_000 {
+	for range 10_000 {
 		l := gcra.PerSecond(1e6 + r.Int64N(1e10)).WithBurst(1 + r.Int64N(64))
 		key, got := int64(0), int64(0)
 		for range 100 {
