@@ -60,17 +60,23 @@ func BenchmarkGate(b *testing.B) {
 	})
 }
 
-func compare(b *testing.B, through func(ctx context.Context, cancel func(), src *fluxnats.Source, n int) (time.Time, error)) {
+// through takes n messages through src, calls cancel, and returns when it was
+// done with the last one.
+type through func(ctx context.Context, cancel func(), src *fluxnats.Source, n int) (time.Time, error)
+
+func compare(b *testing.B, f through) {
+	b.Helper()
 	for _, tcp := range []bool{false, true} {
 		name := "inprocess"
 		if tcp {
 			name = "tcp"
 		}
-		b.Run(name, func(b *testing.B) { compareOver(b, tcp, through) })
+		b.Run(name, func(b *testing.B) { compareOver(b, tcp, f) })
 	}
 }
 
-func compareOver(b *testing.B, tcp bool, through func(ctx context.Context, cancel func(), src *fluxnats.Source, n int) (time.Time, error)) {
+func compareOver(b *testing.B, tcp bool, f through) {
+	b.Helper()
 	const messages = 50_000
 	srv, err := server.NewServer(&server.Options{
 		ServerName: "b", JetStream: true, StoreDir: b.TempDir(), Host: "127.0.0.1", Port: server.RANDOM_PORT,
@@ -155,7 +161,7 @@ func compareOver(b *testing.B, tcp bool, through func(ctx context.Context, cance
 		ctx, cancel := context.WithCancel(b.Context())
 		defer cancel()
 		start := time.Now()
-		end, err := through(ctx, cancel, src, messages)
+		end, err := f(ctx, cancel, src, messages)
 		if err != nil {
 			b.Fatal(err)
 		}

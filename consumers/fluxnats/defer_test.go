@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -102,8 +103,8 @@ func TestDeferralsAreNeverEarly(t *testing.T) {
 				e.must(d.Ack(ctx))
 				return
 			}
-			var i int
-			fmt.Sscan(key, &i)
+			i, err := strconv.Atoi(key)
+			e.must(err)
 			at = time.Now().Add(time.Duration(i)*7919*time.Microsecond + time.Duration(i*i))
 			mu.Lock()
 			due[key] = at

@@ -35,7 +35,6 @@ func TestMain(m *testing.M) {
 // env is an embedded server with a connection to it, in virtual time.
 type env struct {
 	*testing.T
-	dir  string
 	opts server.Options
 	srv  atomic.Pointer[server.Server]
 	nc   *nats.Conn
@@ -220,13 +219,11 @@ func (e *env) publish(n int) {
 	}
 }
 
-func (e *env) send(m *nats.Msg) uint64 {
+func (e *env) send(m *nats.Msg) {
 	e.Helper()
-	ack, err := e.js.PublishMsg(e.Context(), m)
-	if err != nil {
+	if _, err := e.js.PublishMsg(e.Context(), m); err != nil {
 		e.Fatal(err)
 	}
-	return ack.Sequence
 }
 
 // raw publishes with headers that the client library would not send.
@@ -237,9 +234,10 @@ func (e *env) raw(subject, headers string) {
 		e.Fatal(err)
 	}
 	defer c.Close()
-	go io.Copy(io.Discard, c)
+	go func() { _, _ = io.Copy(io.Discard, c) }()
 	h := "NATS/1.0\r\n" + headers + "\r\n"
-	fmt.Fprintf(c, "CONNECT {\"headers\":true,\"verbose\":false}\r\nHPUB %s %d %d\r\n%s\r\nPING\r\n", subject, len(h), len(h), h)
+	_, err = fmt.Fprintf(c, "CONNECT {\"headers\":true,\"verbose\":false}\r\nHPUB %s %d %d\r\n%s\r\nPING\r\n", subject, len(h), len(h), h)
+	e.must(err)
 	time.Sleep(time.Millisecond)
 }
 
@@ -360,14 +358,13 @@ type tally struct {
 	n  map[string]int
 }
 
-func (c *tally) add(m *fluxnats.Msg) int {
+func (c *tally) add(m *fluxnats.Msg) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.n == nil {
 		c.n = make(map[string]int)
 	}
 	c.n[string(m.Data())]++
-	return c.n[string(m.Data())]
 }
 
 func (c *tally) sum() (kinds, total int) {
@@ -380,10 +377,10 @@ func (c *tally) sum() (kinds, total int) {
 }
 
 // exactly fails the test unless all of n messages happened once.
-func (c *tally) exactly(t testing.TB, n int) {
-	t.Helper()
+func (c *tally) exactly(tb testing.TB, n int) {
+	tb.Helper()
 	if kinds, total := c.sum(); kinds != n || total != n {
-		t.Errorf("handled %d of %d messages, %d times in all", kinds, n, total)
+		tb.Errorf("handled %d of %d messages, %d times in all", kinds, n, total)
 	}
 }
 

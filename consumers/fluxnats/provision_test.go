@@ -15,7 +15,9 @@ import (
 
 func TestProvisionMakesWhatRunNeeds(t *testing.T) {
 	for _, cfg := range []fluxnats.Config{
-		{}, {ReturnSubject: "back.{stream}.{consumer}"}, {NakDeferrals: true},
+		{},
+		{ReturnSubject: "back.{stream}.{consumer}"},
+		{NakDeferrals: true},
 		{DeferSubject: "later", DeadLetterStream: "DEAD", DeadLetterSubject: "dead.{consumer}"},
 	} {
 		for _, l := range []fluxnats.Layout{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -58,8 +59,8 @@ func soak(e *env, seed uint64, faults bool) {
 	book := &ledger{inside: make(map[int]int), settled: make(map[int]int), due: make(map[int]time.Time)}
 
 	handle := func(ctx context.Context, d delivery) {
-		var i int
-		fmt.Sscan(string(d.Message().Data()), &i)
+		i, err := strconv.Atoi(string(d.Message().Data()))
+		e.must(err)
 		meta := d.Meta()
 		book.mu.Lock()
 		book.inside[i]++
