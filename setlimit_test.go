@@ -392,3 +392,27 @@ func TestSetDefaultRace(t *testing.T) {
 		}
 	})
 }
+
+// A change of the limiter's limit is none of those keys' that have their own.
+func TestSetDefaultLeavesOwnLimits(t *testing.T) {
+	lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerHour(10), LimitFor: func(k string) (own gcra.Limit) {
+		if k == "plan" {
+			own = gcra.PerHour(30)
+		}
+		return own
+	}})
+	if err := lim.SetLimit("set", gcra.PerHour(20), flux.Change{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []string{"set", "plan", "other"} {
+		_, _ = lim.Check(t.Context(), k, 5)
+	}
+	if err := lim.SetDefault(gcra.PerHour(100), 0); err != nil {
+		t.Fatal(err)
+	}
+	for k, want := range map[string]int64{"set": 15, "plan": 25, "other": 95} {
+		if d, _ := lim.Check(t.Context(), k, 0); d.Remaining() != want {
+			t.Errorf("%s has %d left, want %d", k, d.Remaining(), want)
+		}
+	}
+}
