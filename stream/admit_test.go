@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fluxlimiter/flux/gcra"
@@ -13,7 +14,7 @@ import (
 )
 
 func TestParksUntilItsTurn(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerSecond(10).WithBurst(2)}, stream.Config[*parcel]{}, nil)
 		r.deliver(named("a", 4)...)
 		r.want("0s a0 run", "0s a0 ack", "0s a1 run", "0s a1 ack")
@@ -22,16 +23,14 @@ func TestParksUntilItsTurn(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		r.want("100ms a2 run", "100ms a2 ack", "200ms a3 run", "200ms a3 ack")
-		if err := r.end(); err != nil {
-			t.Errorf("Run = %v", err)
-		}
+		r.end()
 	})
 }
 
 // TestDefersBeyondMaxWait shows the virtual schedule: what may not wait here
 // comes back half of MaxWait before its turn, one after the other.
 func TestDefersBeyondMaxWait(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
 			Policy: stream.Policy{MaxWait: 2 * time.Second},
 		}, nil)
@@ -63,7 +62,7 @@ func TestDefersBeyondMaxWait(t *testing.T) {
 // TestNewcomersQueueBehindDeferred holds that messages that arrive while
 // earlier ones are deferred come after them.
 func TestNewcomersQueueBehindDeferred(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
 			Policy: stream.Policy{MaxWait: 2 * time.Second},
 		}, nil)
@@ -88,7 +87,7 @@ func TestNewcomersQueueBehindDeferred(t *testing.T) {
 func TestInfiniteBacklog(t *testing.T) {
 	for _, limit := range []gcra.Limit{gcra.PerSecond(10).WithBurst(1), gcra.PerSecond(10), gcra.PerSecond(200).WithBurst(1)} {
 		t.Run(limit.String(), func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				const n = 2000
 				perSecond, _ := limit.Rate()
 				s := newScene(t, limits{"a": limit}, stream.Config[*message]{})
@@ -110,7 +109,7 @@ func TestInfiniteBacklog(t *testing.T) {
 }
 
 func TestMaxWaitNegative(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: -1}}, nil)
 		r.deliver(named("a", 3)...)
 		r.want("0s a0 run", "0s a0 ack", "0s a1 defer quota_exceeded 1s", "0s a2 defer quota_exceeded 2s")
@@ -119,7 +118,7 @@ func TestMaxWaitNegative(t *testing.T) {
 }
 
 func TestShareExceeded(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
 			Window: 8, TenantWindow: 2, Policy: stream.Policy{MaxWait: time.Minute},
 		}, nil)
@@ -135,7 +134,7 @@ func TestShareExceeded(t *testing.T) {
 // TestThrottledLeaveRoom holds that throttled tenants together never fill the
 // window: each gets no more places than are still free.
 func TestThrottledLeaveRoom(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		l := limits{}
 		for _, tenant := range []string{"a", "b", "c", "d"} {
 			l[tenant] = gcra.PerMinute(1)
@@ -156,7 +155,7 @@ func TestThrottledLeaveRoom(t *testing.T) {
 // TestAlone holds what a tenant may do that waits for nothing but workers: use
 // the whole window while it is alone, and no more than its share otherwise.
 func TestAlone(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Window: 8, TenantWindow: 4, Workers: 1},
 			func(context.Context, *parcel) error { time.Sleep(100 * time.Millisecond); return nil })
 		r.deliver(named("a", 8)...)
@@ -205,7 +204,7 @@ func TestAlone(t *testing.T) {
 }
 
 func TestExpired(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
 			Policy: stream.Policy{MaxWait: 2 * time.Second, MaxAge: 4 * time.Second},
 		}, nil)
@@ -228,7 +227,7 @@ func TestExpired(t *testing.T) {
 }
 
 func TestMaxDeferrals(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
 			Policy: stream.Policy{MaxWait: -1, MaxDeferrals: 3},
 		}, nil)
@@ -249,7 +248,7 @@ func TestOnDenied(t *testing.T) {
 		stream.DeadLetter: "0s a1 dead quota_exceeded",
 		stream.Drop:       "0s a1 ack",
 	} {
-		bubble(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			var settled []string
 			r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
 				Policy: stream.Policy{MaxWait: -1, OnDenied: outcome},
@@ -274,7 +273,7 @@ func TestOnDenied(t *testing.T) {
 }
 
 func TestNoTenant(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{}, nil)
 		r.deliver(&parcel{name: "x"})
 		r.want("0s x dead no_tenant")
@@ -287,7 +286,7 @@ func TestNoTenant(t *testing.T) {
 }
 
 func TestOversize(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerSecond(10)}, stream.Config[*parcel]{}, nil)
 		r.deliver(&parcel{name: "x", tenant: "a", cost: 11}, &parcel{name: "y", tenant: "a", cost: 10})
 		r.want("0s x dead oversize", "0s y run", "0s y ack")
@@ -301,7 +300,7 @@ func TestOversize(t *testing.T) {
 // TestDenyAll holds that a tenant without any tokens harms nobody, and that its
 // messages are not lost.
 func TestDenyAll(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.DenyAll()}, stream.Config[*parcel]{Window: 4}, nil)
 		r.deliver(named("a", 2)...)
 		r.want("0s a0 defer quota_exceeded 1h0m0s", "0s a1 defer quota_exceeded 1h0m0s")
@@ -314,7 +313,7 @@ func TestDenyAll(t *testing.T) {
 // TestLoweredLimit holds that messages that were to wait a little leave when
 // the limit is cut so that they would wait for long, the newest first.
 func TestLoweredLimit(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: 2 * time.Second}}, nil)
 		if err := r.lim.SetDefault(gcra.PerSecond(10).WithBurst(1), 1); err != nil {
 			t.Fatal(err)
@@ -338,7 +337,7 @@ func TestLoweredLimit(t *testing.T) {
 // that the source is not held up, comes back when there is work for it, and the
 // workers are never idle.
 func TestBusyWorkers(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		const n, work = 2000, 10 * time.Millisecond
 		s := newScene(t, nil, stream.Config[*message]{Window: 64, Workers: 2})
 		s.broker.Publish(message{Tenant: "quiet", Work: work})
@@ -378,7 +377,7 @@ func TestBusyWorkers(t *testing.T) {
 // TestAllBusy has several tenants with more than the workers can do: nobody is
 // deferred for that, once it is clear that all are busy.
 func TestAllBusy(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		const each, work = 3000, 10 * time.Millisecond
 		s := newScene(t, nil, stream.Config[*message]{Window: 64, Workers: 2})
 		for range each {
@@ -403,7 +402,7 @@ func TestAllBusy(t *testing.T) {
 // TestExpiresInTurn holds that a message which the limiter refuses when it is
 // asked goes if it would be too old at its turn.
 func TestExpiresInTurn(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: 3 * time.Second, MaxAge: 4 * time.Second}}, nil)
 		// Somebody else has spent what there was.
 		if _, err := r.lim.Check(t.Context(), "a", 1); err != nil {
@@ -418,7 +417,7 @@ func TestExpiresInTurn(t *testing.T) {
 // TestIdleTenantsAreForgotten holds that the gate's memory does not grow with
 // the tenants and keys that it has ever seen.
 func TestIdleTenantsAreForgotten(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, byKey(stream.Config[*parcel]{}), nil)
 		for i := range 3 * stream.MinIdle {
 			name := fmt.Sprint(i)
@@ -437,7 +436,7 @@ func TestIdleTenantsAreForgotten(t *testing.T) {
 // TestOversizeWhileLimited holds that a message which can never be admitted is
 // known for that at once, and does not move the turns of others.
 func TestOversizeWhileLimited(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerSecond(10)}, stream.Config[*parcel]{}, nil)
 		r.deliver(named("a", 12)...)
 		r.forget()
@@ -450,7 +449,7 @@ func TestOversizeWhileLimited(t *testing.T) {
 }
 
 func TestWeightOfNoTenant(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Weight: func(tenant string) int64 {
 			if tenant == "" {
 				t.Error("Weight asked for no tenant")

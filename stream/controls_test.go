@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fluxlimiter/flux"
@@ -60,6 +61,13 @@ func (n *naive) Deliver(ctx context.Context, d stream.Delivery[*message]) error 
 	}
 }
 
+// must fails the trial: its broker has no faults.
+func (n *naive) must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
 // wait asks the limiter until it admits m.
 func (n *naive) wait(m *message) {
 	for {
@@ -74,16 +82,16 @@ func (n *naive) wait(m *message) {
 // process runs the handler and settles.
 func (n *naive) process(d stream.Delivery[*message]) {
 	if err := n.handle(n.settle, d.Message()); err != nil {
-		d.DeadLetter(n.settle, stream.Letter{Err: err})
+		n.must(d.DeadLetter(n.settle, stream.Letter{Err: err}))
 		return
 	}
-	d.Ack(n.settle)
+	n.must(d.Ack(n.settle))
 }
 
 // naively returns a gate whose workers do that for each message.
-func naively(window, workers int, work func(*naive, stream.Delivery[*message])) runner {
+func naively(workers int, work func(*naive, stream.Delivery[*message])) runner {
 	return func(ctx context.Context, lim *flux.Limiter[string], src stream.Source[*message], handle stream.Handler[*message]) error {
-		n := &naive{queue: make(chan stream.Delivery[*message], window-workers), lim: lim, handle: handle, settle: ctx}
+		n := &naive{queue: make(chan stream.Delivery[*message], trialWindow-workers), lim: lim, handle: handle, settle: ctx}
 		var wg sync.WaitGroup
 		for range workers {
 			wg.Go(func() {
@@ -102,7 +110,7 @@ func naively(window, workers int, work func(*naive, stream.Delivery[*message])) 
 // fifoGate processes messages in their order, each as soon as its limit lets it:
 // one throttled tenant holds up all the others.
 func fifoGate() runner {
-	return naively(trialWindow, trialWorkers, func(n *naive, d stream.Delivery[*message]) {
+	return naively(trialWorkers, func(n *naive, d stream.Delivery[*message]) {
 		n.wait(d.Message())
 		n.process(d)
 	})
@@ -111,7 +119,7 @@ func fifoGate() runner {
 // unsharedGate parks throttled messages beside the workers, but lets any tenant
 // take the whole window.
 func unsharedGate() runner {
-	return naively(trialWindow, trialWindow-1, func(n *naive, d stream.Delivery[*message]) {
+	return naively(trialWindow-1, func(n *naive, d stream.Delivery[*message]) {
 		n.wait(d.Message())
 		n.process(d)
 	})
@@ -119,26 +127,26 @@ func unsharedGate() runner {
 
 // hastyGate acknowledges first, so that nothing can be delivered twice.
 func hastyGate() runner {
-	return naively(trialWindow, trialWorkers, func(n *naive, d stream.Delivery[*message]) {
-		d.Ack(n.settle)
-		n.handle(n.settle, d.Message())
+	return naively(trialWorkers, func(n *naive, d stream.Delivery[*message]) {
+		n.must(d.Ack(n.settle))
+		_ = n.handle(n.settle, d.Message())
 	})
 }
 
 // carelessGate lets go of a message before its dead letter is certain.
 func carelessGate() runner {
-	return naively(trialWindow, trialWorkers, func(n *naive, d stream.Delivery[*message]) {
+	return naively(trialWorkers, func(n *naive, d stream.Delivery[*message]) {
 		err := n.handle(n.settle, d.Message())
-		d.Ack(n.settle)
+		n.must(d.Ack(n.settle))
 		if err != nil {
-			d.DeadLetter(n.settle, stream.Letter{Err: err})
+			n.must(d.DeadLetter(n.settle, stream.Letter{Err: err}))
 		}
 	})
 }
 
 // eagerGate waits as long as the limiter said, and then does not ask again.
 func eagerGate() runner {
-	return naively(trialWindow, trialWorkers, func(n *naive, d stream.Delivery[*message]) {
+	return naively(trialWorkers, func(n *naive, d stream.Delivery[*message]) {
 		if answer, _ := n.lim.Check(n.settle, d.Message().Tenant, 1); !answer.Allowed {
 			time.Sleep(answer.RetryAfter)
 		}
@@ -148,9 +156,9 @@ func eagerGate() runner {
 
 // forgetfulGate counts a handler's failure as done.
 func forgetfulGate() runner {
-	return naively(trialWindow, trialWorkers, func(n *naive, d stream.Delivery[*message]) {
-		n.handle(n.settle, d.Message())
-		d.Ack(n.settle)
+	return naively(trialWorkers, func(n *naive, d stream.Delivery[*message]) {
+		_ = n.handle(n.settle, d.Message())
+		n.must(d.Ack(n.settle))
 	})
 }
 
@@ -158,7 +166,7 @@ func forgetfulGate() runner {
 func trial(t *testing.T, run runner, l limits, publish func(*streamtest.Broker), handle stream.Handler[*message]) streamtest.History {
 	t.Helper()
 	var h streamtest.History
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		lim, err := flux.New(flux.Config[string]{Limit: gcra.Unlimited(), LimitFor: func(tenant string) gcra.Limit { return l[tenant] }})
 		if err != nil {
 			t.Fatal(err)

@@ -25,10 +25,10 @@ func (r *run[M]) supervise(ctx context.Context, src Source[M], handle Handler[M]
 	r.handling, r.settling, r.asking = handling, settling, sourcing
 
 	for _, w := range r.workers {
-		r.group.Go(func() error { return r.loop(w, handle) })
+		r.spawn(func() { r.loop(w, handle) })
 	}
 	for range settlers {
-		r.group.Go(r.settleLoop)
+		r.spawn(r.settleLoop)
 	}
 	sourced := make(chan error, 1)
 	go func() {
@@ -83,6 +83,12 @@ func (r *run[M]) supervise(ctx context.Context, src Source[M], handle Handler[M]
 		}
 	}
 	return errors.Join(orderly(ctx, sourceErr), drainErr)
+}
+
+// spawn runs f in a goroutine of the run. There are no errors to collect: what
+// these goroutines meet with belongs to a message.
+func (r *run[M]) spawn(f func()) {
+	r.group.Go(func() error { f(); return nil })
 }
 
 // orderly returns a source's error, wrapped, unless it says no more than that
@@ -174,9 +180,7 @@ func (r *run[M]) join(limit time.Duration) bool {
 	joined := make(chan struct{})
 	go func() {
 		defer close(joined)
-		// The error of the group is always nil: what its goroutines meet with
-		// has been dealt with.
-		_ = r.group.Wait()
+		_ = r.group.Wait() // always nil
 	}()
 	timeout := time.NewTimer(limit)
 	defer timeout.Stop()

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fluxlimiter/flux/gcra"
@@ -14,7 +15,7 @@ import (
 )
 
 func TestAttempts(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		failure := errors.New("no database")
 		r := start(t, nil, stream.Config[*parcel]{Policy: stream.Policy{
 			MaxWait: time.Second,
@@ -41,7 +42,7 @@ func TestAttempts(t *testing.T) {
 // TestRetrySpendsAToken holds that an attempt is admitted like the first: here
 // behind the limit, and ahead of the messages that came later.
 func TestRetrySpendsAToken(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		fail := true
 		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{}, func(_ context.Context, p *parcel) error {
 			if p.name == "a0" && fail {
@@ -58,7 +59,7 @@ func TestRetrySpendsAToken(t *testing.T) {
 }
 
 func TestPermanent(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		failure := errors.New("cannot parse")
 		r := start(t, nil, stream.Config[*parcel]{}, func(context.Context, *parcel) error {
 			return fmt.Errorf("wrapped: %w", stream.Permanent(failure))
@@ -76,7 +77,7 @@ func TestPermanent(t *testing.T) {
 }
 
 func TestRetryLater(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Policy: stream.Policy{MaxDeferrals: 2}}, func(_ context.Context, p *parcel) error {
 			return stream.RetryLater(time.Second, errors.New("429"))
 		})
@@ -96,7 +97,7 @@ func TestRetryLater(t *testing.T) {
 }
 
 func TestPanic(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Policy: stream.Policy{MaxAttempts: 1}}, func(context.Context, *parcel) error {
 			panic("index out of range")
 		})
@@ -116,7 +117,7 @@ func TestPanic(t *testing.T) {
 // TestGoexit holds that handlers which end their goroutine, as t.FailNow does,
 // leave no worker missing.
 func TestGoexit(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Workers: 2, Policy: stream.Policy{MaxAttempts: 1}}, func(_ context.Context, p *parcel) error {
 			if p.tenant == "bad" {
 				runtime.Goexit()
@@ -129,14 +130,12 @@ func TestGoexit(t *testing.T) {
 			"0s bad0 dead max_attempts", "0s bad1 dead max_attempts", "0s bad2 dead max_attempts",
 			"0s bad3 dead max_attempts", "0s bad4 dead max_attempts",
 			"0s good0 run", "0s good0 ack")
-		if err := r.end(); err != nil {
-			t.Errorf("Run = %v", err)
-		}
+		r.end()
 	})
 }
 
 func TestInfo(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		var admitted, settled []stream.Info
 		var outcomes []string
 		var seen []stream.Info
@@ -204,7 +203,7 @@ func TestInfo(t *testing.T) {
 // TestSettledAttempt holds that a hook sees the attempt that led to the fate of
 // a message, and the deferral that it is.
 func TestSettledAttempt(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		var got []string
 		cfg := stream.Config[*parcel]{
 			Policy: stream.Policy{MaxWait: -1, MaxAttempts: 2},
@@ -234,7 +233,7 @@ func TestSettledAttempt(t *testing.T) {
 // TestSettledAttemptOfTheExpired holds that a hook sees the attempt that failed
 // last when the message is then too old for another.
 func TestSettledAttemptOfTheExpired(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		var got []string
 		r := start(t, nil, stream.Config[*parcel]{
 			Policy: stream.Policy{MaxAge: time.Second, Backoff: func(int) time.Duration { return time.Minute }},
@@ -247,6 +246,29 @@ func TestSettledAttemptOfTheExpired(t *testing.T) {
 		if len(got) != 1 || got[0] != "dead_letter expired 1" {
 			t.Errorf("settled %q", got)
 		}
+		r.end()
+	})
+}
+
+// TestGoexitElsewhere holds that a function of the user other than the handler
+// that ends the goroutine costs no worker either; its message is released.
+func TestGoexitElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{Workers: 1, Policy: stream.Policy{Backoff: func(int) time.Duration {
+			runtime.Goexit()
+			return 0
+		}}}, func(_ context.Context, p *parcel) error {
+			if p.name == "backoff" {
+				return errors.New("failed")
+			}
+			return nil
+		})
+		r.deliver(
+			&parcel{name: "backoff", tenant: "a"},
+			&parcel{name: "ack", tenant: "a", settle: func(context.Context, string) error { runtime.Goexit(); return nil }},
+			&parcel{name: "good", tenant: "a"},
+		)
+		r.want("0s backoff run", "0s backoff released", "0s ack run", "0s ack released", "0s good run", "0s good ack")
 		r.end()
 	})
 }

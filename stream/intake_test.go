@@ -14,7 +14,7 @@ import (
 // TestDeliverBlocks holds that Deliver blocks while the window is full, lets
 // callers in as they came, and takes nothing from a caller that gave up.
 func TestDeliverBlocks(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Window: 2, Workers: 2}, func(context.Context, *parcel) error {
 			time.Sleep(time.Second)
 			return nil
@@ -48,14 +48,14 @@ func TestDeliverBlocks(t *testing.T) {
 		if err := <-fourth; !errors.Is(err, stream.ErrStopped) {
 			t.Errorf("Deliver = %v at the drain", err)
 		}
-		<-r.ended
+		r.end()
 	})
 }
 
 // TestCancelRacesWithRoom has callers give up in the instant in which room is
 // made: each message is either taken and settled, or refused.
 func TestCancelRacesWithRoom(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Window: 1, Workers: 1}, func(context.Context, *parcel) error {
 			time.Sleep(time.Millisecond)
 			return nil
@@ -96,7 +96,7 @@ func TestCancelRacesWithRoom(t *testing.T) {
 }
 
 func TestRoom(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Window: 10, TenantWindow: 10, Workers: 10}, func(_ context.Context, p *parcel) error {
 			time.Sleep(time.Duration(p.cost) * time.Second)
 			return nil
@@ -136,14 +136,14 @@ func TestRoom(t *testing.T) {
 		if err := <-refused; !errors.Is(err, stream.ErrStopped) {
 			t.Errorf("Room = %v at the drain", err)
 		}
-		<-r.ended
+		r.end()
 	})
 }
 
 // TestRoomWhileIdle holds that a source is told of a single place if there is
 // nothing to run, however much is parked.
 func TestRoomWhileIdle(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Window: 100, Policy: stream.Policy{MaxWait: time.Hour}}, nil)
 		// A hundred throttled tenants with one message each fill the window.
 		var names []string
@@ -178,7 +178,7 @@ func TestRoomWhileIdle(t *testing.T) {
 // TestRevocationMakesRoom holds that places which a revocation frees are given
 // to those that wait for them.
 func TestRevocationMakesRoom(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Window: 5, TenantWindow: 5, Workers: 1}, func(ctx context.Context, p *parcel) error {
 			select {
 			case <-time.After(5 * time.Second):

@@ -11,7 +11,6 @@ type orderKey[M any] struct {
 	blocked  list[M] // by order
 	refs     int     // entries that point here
 	index    int32   // in the heap of keys that expect a message back
-	expects  bool    // it is in that heap
 	awaiting int     // of its blocked messages, those counted in run.awaiting
 
 	// deferred holds, by order, those of its messages that this gate has

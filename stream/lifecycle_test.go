@@ -17,7 +17,7 @@ import (
 
 // TestDrain holds what a drain does with each kind of message.
 func TestDrain(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerMinute(1).WithBurst(1)}, byKey(stream.Config[*parcel]{Workers: 4, Policy: stream.Policy{MaxWait: time.Hour}}),
 			func(ctx context.Context, p *parcel) error {
 				switch p.name {
@@ -59,7 +59,7 @@ func TestDrain(t *testing.T) {
 }
 
 func TestDrainTimeout(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		var causes []error
 		r := start(t, limits{"d": gcra.DenyAll()}, stream.Config[*parcel]{DrainTimeout: 3 * time.Second}, func(ctx context.Context, p *parcel) error {
 			switch p.name {
@@ -107,7 +107,7 @@ func TestDrainTimeout(t *testing.T) {
 // TestFiniteSource holds that all that an exhausted source delivered is
 // processed, the parked included, before Run returns.
 func TestFiniteSource(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*message]{})
 		begin := time.Now()
 		var log []*parcel
@@ -130,7 +130,7 @@ func TestFiniteSource(t *testing.T) {
 }
 
 func TestSourceFails(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*message]{})
 		failure := errors.New("consumer deleted")
 		r := &rig{t: t, begin: time.Now()}
@@ -154,7 +154,7 @@ func TestSourceFails(t *testing.T) {
 // TestSourceErrorAtTheEnd holds which errors of a source are no errors of a run
 // that was told to end.
 func TestSourceErrorAtTheEnd(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		gate := newScene(t, nil, stream.Config[*message]{}).gateOf(func(p *parcel) string { return p.tenant })
 		failure := errors.New("cannot leave the group")
 		for given, want := range map[error]error{nil: nil, context.Canceled: nil, stream.ErrStopped: nil, failure: failure} {
@@ -172,16 +172,14 @@ func TestSourceErrorAtTheEnd(t *testing.T) {
 }
 
 func TestRunTwice(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{}, nil)
 		if err := r.gate.Run(t.Context(), nil, nil); !errors.Is(err, stream.ErrRunning) {
 			t.Errorf("second Run = %v", err)
 		}
 		r.deliver(named("a", 2)...)
 		synctest.Wait()
-		if err := r.end(); err != nil {
-			t.Errorf("Run = %v", err)
-		}
+		r.end()
 		// And again, once it has ended: the totals go on.
 		ctx, cancel := context.WithCancel(t.Context())
 		err := r.gate.Run(ctx, sourceFunc(func(ctx context.Context, in stream.Intake[*parcel]) error {
@@ -201,7 +199,7 @@ func TestRunTwice(t *testing.T) {
 // TestRevoked holds that revocation takes a message out at once, whatever state
 // it is in.
 func TestRevoked(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		revoked := make(chan struct{})
 		var cause error
 		r := start(t, limits{"a": gcra.PerMinute(1).WithBurst(1), "d": gcra.DenyAll()}, byKey(stream.Config[*parcel]{Policy: stream.Policy{MaxWait: time.Hour}}),
@@ -256,7 +254,7 @@ func TestRevoked(t *testing.T) {
 // TestWatchesEnd holds that sources which give each message a channel of its own
 // leave no goroutine behind for those that are settled, but for a few.
 func TestWatchesEnd(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{}, nil)
 		synctest.Wait()
 		before := runtime.NumGoroutine()
@@ -277,7 +275,7 @@ func TestWatchesEnd(t *testing.T) {
 // TestRevokedWhileSettled holds that a message is not settled again once it is
 // known to be another consumer's.
 func TestRevokedWhileSettled(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"d": gcra.DenyAll()}, stream.Config[*parcel]{}, nil)
 		fails := func(context.Context, string) error {
 			time.Sleep(time.Second)
@@ -299,7 +297,7 @@ func TestRevokedWhileSettled(t *testing.T) {
 // TestNothingStartsAfterRevocation has a long queue of a key revoked while its
 // first message is processed: the handler's end must not start the next.
 func TestNothingStartsAfterRevocation(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		const n = 3000
 		started := 0
 		r := start(t, nil, byKey(stream.Config[*parcel]{Window: n, TenantWindow: n}), func(ctx context.Context, _ *parcel) error {
@@ -323,7 +321,7 @@ func TestNothingStartsAfterRevocation(t *testing.T) {
 // TestSourceFailsWhileAsking holds that a limiter that takes long does not hold
 // up the end.
 func TestSourceFailsWhileAsking(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		gate, err := stream.New(stream.Config[*parcel]{
 			Tenant: func(p *parcel) string { return p.tenant },
 			Limiter: checkerFunc(func(ctx context.Context, _ string, _ int64) (flux.Decision, error) {
@@ -337,7 +335,9 @@ func TestSourceFailsWhileAsking(t *testing.T) {
 		r := &rig{t: t, begin: time.Now()}
 		failure := errors.New("consumer deleted")
 		err = gate.Run(t.Context(), sourceFunc(func(ctx context.Context, in stream.Intake[*parcel]) error {
-			in.Deliver(ctx, &parcel{name: "x", tenant: "a", rig: r})
+			if err := in.Deliver(ctx, &parcel{name: "x", tenant: "a", rig: r}); err != nil {
+				return err
+			}
 			time.Sleep(time.Second)
 			return failure
 		}), nil)
@@ -352,7 +352,7 @@ func TestSourceFailsWhileAsking(t *testing.T) {
 // the instant in which the drain times out: each message is released once.
 func TestNothingIsKeptAtTheEnd(t *testing.T) {
 	for round := range 200 {
-		bubble(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			r := start(t, nil, stream.Config[*parcel]{DrainTimeout: time.Second, Policy: stream.Policy{
 				MaxAttempts: 1 + round%2,
 				Backoff:     func(int) time.Duration { time.Sleep(500 * time.Millisecond); return time.Minute },
@@ -393,7 +393,7 @@ func TestNothingIsKeptAtTheEnd(t *testing.T) {
 // TestLimiterHangs holds that a limiter which does not heed its context does not
 // hold up the end for long.
 func TestLimiterHangs(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{DrainTimeout: 2 * time.Second, Limiter: checkerFunc(func(context.Context, string, int64) (flux.Decision, error) {
 			time.Sleep(time.Hour)
 			return flux.Decision{}, errBroker
@@ -411,7 +411,7 @@ func TestLimiterHangs(t *testing.T) {
 // TestSourceGoexit holds that a source whose goroutine is ended, in one of the
 // functions of the configuration for example, ends the run.
 func TestSourceGoexit(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		gate := newScene(t, nil, stream.Config[*message]{}).gateOf(func(*parcel) string {
 			runtime.Goexit()
 			return ""

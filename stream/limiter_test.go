@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fluxlimiter/flux"
@@ -24,7 +25,7 @@ func (f checkerFunc) Check(ctx context.Context, key string, n int64) (flux.Decis
 // TestBlockingLimiter holds that a limiter that blocks is asked once at a time
 // per tenant, and keeps no other tenant.
 func TestBlockingLimiter(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		var asking atomic.Int32
 		lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(2).WithBurst(1)})
 		if err != nil {
@@ -55,7 +56,7 @@ func TestBlockingLimiter(t *testing.T) {
 // TestBlockingLimiterDefers holds that what may not wait for a limiter that may
 // block is deferred to its turn as well.
 func TestBlockingLimiterDefers(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(1).WithBurst(1)})
 		if err != nil {
 			t.Fatal(err)
@@ -72,12 +73,12 @@ func TestBlockingLimiterDefers(t *testing.T) {
 // TestLimiterFails holds that messages wait for a limiter that cannot decide,
 // for as long as they may wait, and are deferred then.
 func TestLimiterFails(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		failure := errors.New("no connection")
-		asked := 0
+		var asked atomic.Int64
 		r := start(t, nil, stream.Config[*parcel]{Limiter: checkerFunc(func(context.Context, string, int64) (flux.Decision, error) {
-			asked++
-			if time.Now().Sub(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) < 10*time.Second {
+			asked.Add(1)
+			if time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) < 10*time.Second {
 				return flux.Decision{}, failure
 			}
 			limit := gcra.Unlimited()
@@ -92,8 +93,8 @@ func TestLimiterFails(t *testing.T) {
 		// would end after 6.3s.
 		r.want("3.1s a0 defer limiter_error 6.044s", "3.1s a1 defer limiter_error 6.045s", "3.1s a2 defer limiter_error 6.046s",
 			"6.3s later defer limiter_error 11.044s")
-		if asked != 7 {
-			t.Errorf("asked %d times, want 7", asked)
+		if n := asked.Load(); n != 7 {
+			t.Errorf("asked %d times, want 7", n)
 		}
 		r.deliver(&parcel{name: "x", tenant: "a"})
 		r.want("23s x run", "23s x ack")
@@ -104,7 +105,7 @@ func TestLimiterFails(t *testing.T) {
 // TestOtherTaker holds that someone else may spend from a tenant's limit: the
 // gate waits for longer then, and no message waits for longer than it may.
 func TestOtherTaker(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerSecond(1).WithBurst(1)}, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: 3 * time.Second}}, nil)
 		r.deliver(named("a", 3)...)
 		r.want("0s a0 run", "0s a0 ack")
@@ -129,7 +130,7 @@ func TestOtherTaker(t *testing.T) {
 // TestRaisedLimit holds that a raise takes effect for those that are parked
 // with the next arrival.
 func TestRaisedLimit(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: time.Hour}}, nil)
 		if err := r.lim.SetDefault(gcra.PerMinute(1), 1); err != nil {
 			t.Fatal(err)
@@ -149,7 +150,7 @@ func TestRaisedLimit(t *testing.T) {
 // TestCatchUp holds that slots which are noticed late, here because the only
 // worker is busy, are not lost: limits with a burst of 1 keep their rate.
 func TestCatchUp(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		const tenants, each, rate = 2, 1000, 100
 		rng := rand.New(rand.NewPCG(1, 2))
 		l := limits{}
@@ -175,7 +176,7 @@ func TestCatchUp(t *testing.T) {
 // TestNotGrantedBeforeItCame holds that a slot which is noticed late is not used
 // for a message that came after it.
 func TestNotGrantedBeforeItCame(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		var granted time.Duration
 		var r *rig
 		r = start(t, limits{"a": gcra.PerSecond(10).WithBurst(1)}, stream.Config[*parcel]{Workers: 1}, func(ctx context.Context, p *parcel) error {
@@ -198,10 +199,10 @@ func TestNotGrantedBeforeItCame(t *testing.T) {
 		close(revoked)
 		r.deliver(&parcel{name: "a3", tenant: "a"})
 		time.Sleep(time.Second)
+		r.end()
 		if granted != 104*time.Millisecond && granted != 102*time.Millisecond {
 			t.Errorf("granted at %v, and it came at 102ms", granted)
 		}
-		r.end()
 	})
 }
 
@@ -209,7 +210,7 @@ func TestNotGrantedBeforeItCame(t *testing.T) {
 // nothing was known to hold it back gives up all but its share when its limiter
 // refuses it.
 func TestShareOfTheRefused(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		limit := gcra.PerMinute(1)
 		r := start(t, nil, stream.Config[*parcel]{
 			Window: 8, TenantWindow: 3, Policy: stream.Policy{MaxWait: time.Hour},
@@ -231,17 +232,17 @@ func TestShareOfTheRefused(t *testing.T) {
 // TestRefusedForNoTime holds that a limiter which refuses and says that it would
 // admit at once is not asked in a loop.
 func TestRefusedForNoTime(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		asked := 0
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int64
 		r := start(t, nil, stream.Config[*parcel]{Limiter: checkerFunc(func(context.Context, string, int64) (flux.Decision, error) {
-			asked++
+			asked.Add(1)
 			return flux.Decision{}, nil
 		})}, nil)
 		r.deliver(&parcel{name: "x", tenant: "a"})
 		time.Sleep(100*time.Millisecond - time.Microsecond)
 		r.want()
-		if asked != 100 {
-			t.Errorf("asked %d times in 100ms, want 100", asked)
+		if n := asked.Load(); n != 100 {
+			t.Errorf("asked %d times in 100ms, want 100", n)
 		}
 		time.Sleep(10 * time.Second)
 		r.want("5s x defer quota_exceeded 5.001s")
@@ -252,7 +253,7 @@ func TestRefusedForNoTime(t *testing.T) {
 // TestLimiterFailsAfterWorkers holds that the time for which a message waited
 // for a worker is not held against it when the limiter fails.
 func TestLimiterFailsAfterWorkers(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		fails := 2
 		r := start(t, nil, stream.Config[*parcel]{Workers: 1, Limiter: checkerFunc(func(_ context.Context, key string, _ int64) (flux.Decision, error) {
 			if key == "a" && fails > 0 {
@@ -282,7 +283,7 @@ func TestRaiseReachesTheParked(t *testing.T) {
 		"limit":  func(l *flux.Limiter[string]) error { return l.SetDefault(gcra.PerSecond(1000), 2) },
 		"refund": func(l *flux.Limiter[string]) error { return l.Refund(context.Background(), "a", 2) },
 	} {
-		bubble(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			r := start(t, nil, stream.Config[*parcel]{Policy: stream.Policy{MaxWait: time.Hour}}, nil)
 			if err := r.lim.SetDefault(gcra.Per(1, 10*time.Minute).WithBurst(2), 1); err != nil {
 				t.Fatal(err)
@@ -306,7 +307,7 @@ func TestRaiseReachesTheParked(t *testing.T) {
 // TestRaiseForgetsTheBacklog holds that messages which arrive after a raise do
 // not queue behind those that were deferred at the old pace.
 func TestRaiseForgetsTheBacklog(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{}, nil)
 		if err := r.lim.SetDefault(gcra.PerMinute(1).WithBurst(1), 1); err != nil {
 			t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fluxlimiter/flux/gcra"
@@ -23,7 +24,7 @@ func byKey(cfg stream.Config[*parcel]) stream.Config[*parcel] {
 // TestOrderKey holds that a message in process holds back those of its key and
 // no others, and that those go on in the order in which they came.
 func TestOrderKey(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, byKey(stream.Config[*parcel]{Workers: 3}), func(_ context.Context, p *parcel) error {
 			time.Sleep(time.Second)
 			return nil
@@ -45,7 +46,7 @@ func TestOrderKey(t *testing.T) {
 // TestRetryKeepsItsKey holds that the messages of a key wait for a retry of an
 // earlier one.
 func TestRetryKeepsItsKey(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		failed := false
 		r := start(t, nil, byKey(stream.Config[*parcel]{}), func(_ context.Context, p *parcel) error {
 			if p.name == "k1" && !failed {
@@ -66,7 +67,7 @@ func TestRetryKeepsItsKey(t *testing.T) {
 // of its key are deferred behind it, or wait here if it is due back soon.
 func TestFollowsDeferred(t *testing.T) {
 	for _, order := range []bool{true, false} {
-		bubble(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			later := 10 * time.Second
 			r := start(t, nil, byKey(stream.Config[*parcel]{}), func(_ context.Context, p *parcel) error {
 				if p.name == "k1" && p.meta.Deferrals == 0 {
@@ -105,7 +106,7 @@ func TestFollowsDeferred(t *testing.T) {
 // TestComesBackInAnyOrder holds that deferred messages of a key which come back
 // in another order are processed in theirs, where the source tells it.
 func TestComesBackInAnyOrder(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, byKey(stream.Config[*parcel]{}), func(_ context.Context, p *parcel) error {
 			if p.meta.Deferrals == 0 {
 				return stream.RetryLater(10*time.Second, nil)
@@ -129,7 +130,7 @@ func TestComesBackInAnyOrder(t *testing.T) {
 // TestLostDeferral holds that messages do not wait for ever for one of their
 // key that does not come back.
 func TestLostDeferral(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, byKey(stream.Config[*parcel]{}), func(_ context.Context, p *parcel) error {
 			if p.name == "k1" {
 				return stream.RetryLater(time.Second, nil)
@@ -147,7 +148,7 @@ func TestLostDeferral(t *testing.T) {
 // TestRedeliveredFirst holds that a message which is delivered again after a
 // later one of its key goes before it.
 func TestRedeliveredFirst(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerSecond(1)}, byKey(stream.Config[*parcel]{}), nil)
 		r.deliver(keyed("x", "", 1), keyed("k3", "k", 3), keyed("k2", "k", 2))
 		time.Sleep(10 * time.Second)
@@ -159,7 +160,7 @@ func TestRedeliveredFirst(t *testing.T) {
 // TestFollowersLeaveRoom holds that messages which wait here for a deferred one
 // to come back leave it room to do so.
 func TestFollowersLeaveRoom(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, byKey(stream.Config[*parcel]{Window: 8, TenantWindow: 8}), func(_ context.Context, p *parcel) error {
 			if p.meta.Deferrals == 0 {
 				return stream.RetryLater(2*time.Second, nil)
@@ -181,7 +182,7 @@ func TestFollowersLeaveRoom(t *testing.T) {
 // TestNotDeferredAfterAll holds that a deferral which did not take effect,
 // because the message was another consumer's by then, holds up nobody.
 func TestNotDeferredAfterAll(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, byKey(stream.Config[*parcel]{}), func(_ context.Context, p *parcel) error {
 			if p.name == "k1" {
 				return stream.RetryLater(time.Second, nil)
@@ -199,7 +200,7 @@ func TestNotDeferredAfterAll(t *testing.T) {
 // TestOverdueIsForgotten holds that a deferred message which does not come back
 // leaves nothing behind.
 func TestOverdueIsForgotten(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, byKey(stream.Config[*parcel]{}), func(context.Context, *parcel) error {
 			return stream.RetryLater(time.Second, nil)
 		})

@@ -2,6 +2,7 @@ package stream_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,7 +17,7 @@ import (
 func TestStuckHandlers(t *testing.T) {
 	for _, key := range []string{"", "k"} {
 		for _, blind := range []bool{false, true} {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				r := start(t, nil, byKey(stream.Config[*parcel]{Window: 8, TenantWindow: 4, Workers: 4, TenantWorkers: 2, DrainTimeout: time.Second}),
 					func(ctx context.Context, p *parcel) error {
 						if p.tenant == "a" {
@@ -57,7 +58,9 @@ func TestStuckHandlers(t *testing.T) {
 					t.Errorf("key %q: Stats = %+v, want the other tenant's message processed", key, s)
 				}
 				r.stop()
-				<-r.ended
+				if err := <-r.ended; !errors.Is(err, stream.ErrDrainTimeout) {
+					t.Errorf("Run = %v", err)
+				}
 			})
 		}
 	}

@@ -65,7 +65,7 @@ func (r *run[M]) watchFor(e *entry[M], revoked <-chan struct{}) {
 		w = &watch[M]{revoked: revoked}
 		w.ctx, w.cancel = context.WithCancelCause(r.handling)
 		r.watches[revoked] = w
-		r.group.Go(func() error { return r.awaitRevocation(w) })
+		r.spawn(func() { r.awaitRevocation(w) })
 	} else if w.lingers {
 		r.lingering.remove(w)
 	}
@@ -105,14 +105,13 @@ func (r *run[M]) unwatch(e *entry[M]) {
 
 // awaitRevocation is the goroutine of w. It ends with the revocation, with the run, or
 // when w is not needed any more.
-func (r *run[M]) awaitRevocation(w *watch[M]) error {
+func (r *run[M]) awaitRevocation(w *watch[M]) {
 	defer w.cancel(nil)
 	select {
 	case <-w.revoked:
 		r.revoke(w)
 	case <-w.ctx.Done():
 	}
-	return nil
 }
 
 // revoke makes the messages of w leave. Those with a worker or a settler leave

@@ -162,10 +162,13 @@ func (r *rig) deliver(parcels ...*parcel) {
 	}
 }
 
-// end stops the gate and returns what Run returned.
-func (r *rig) end() error {
+// end stops the gate, whose Run must return nil.
+func (r *rig) end() {
+	r.t.Helper()
 	r.stop()
-	return <-r.ended
+	if err := <-r.ended; err != nil {
+		r.t.Errorf("Run = %v", err)
+	}
 }
 
 // forget empties the log.
@@ -189,12 +192,6 @@ func (r *rig) want(want ...string) {
 	if !slices.Equal(got, want) {
 		r.t.Errorf("\ngot  %q\nwant %q", got, want)
 	}
-}
-
-// bubble runs a test in virtual time.
-func bubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	synctest.Test(t, f)
 }
 
 // named returns n parcels of a tenant, named with a number.

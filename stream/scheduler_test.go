@@ -5,6 +5,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/fluxlimiter/flux/stream"
@@ -120,8 +122,10 @@ func TestFairnessBound(t *testing.T) {
 				continue
 			}
 			done()
-			var i int
-			fmt.Sscanf(got, "tenant%d", &i)
+			i, err := strconv.Atoi(strings.TrimPrefix(got, "tenant"))
+			if err != nil {
+				t.Fatal(err)
+			}
 			if !eligible(i, now) {
 				t.Fatalf("seed %d: tenant %d runs and has no work or waits", seed, i)
 			}

@@ -45,14 +45,14 @@ func (r *run[M]) toSettle(e *entry[M]) {
 }
 
 // settleLoop settles messages until the run is finished.
-func (r *run[M]) settleLoop() error {
+func (r *run[M]) settleLoop() {
 	r.mu.Lock()
 	for {
 		e := r.settles.pop()
 		if e == nil {
 			if r.finished {
 				r.mu.Unlock()
-				return nil
+				return
 			}
 			r.settlers++
 			r.settle.Wait()

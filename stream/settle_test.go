@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fluxlimiter/flux/gcra"
@@ -24,7 +25,7 @@ func failing(n int) func(context.Context, string) error {
 }
 
 func TestSettlesUntilItWorks(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"b": gcra.DenyAll()}, stream.Config[*parcel]{}, func(_ context.Context, p *parcel) error {
 			if p.tenant == "c" {
 				return stream.Permanent(errBroker)
@@ -52,7 +53,7 @@ func TestSettlesUntilItWorks(t *testing.T) {
 // TestSettleRevoked holds that a settle which finds that the message is not
 // ours any more is the end of it.
 func TestSettleRevoked(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"b": gcra.DenyAll()}, stream.Config[*parcel]{}, nil)
 		revoked := func(context.Context, string) error { return fmt.Errorf("late: %w", stream.ErrRevoked) }
 		r.deliver(&parcel{name: "a", tenant: "a", settle: revoked}, &parcel{name: "b", tenant: "b", settle: revoked})
@@ -68,7 +69,7 @@ func TestSettleRevoked(t *testing.T) {
 // TestOutageOfDeadLetters holds that dead letters and deferrals which hang do
 // not keep handlers from running, nor one another for ever.
 func TestOutageOfDeadLetters(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		hangs := func(ctx context.Context, how string) error {
 			if time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) > time.Minute {
 				return nil

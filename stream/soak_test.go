@@ -51,6 +51,7 @@ type soak struct {
 }
 
 func newSoak(t *testing.T, seed uint64) *soak {
+	t.Helper()
 	s := &soak{
 		t: t, rng: rand.New(rand.NewPCG(seed, 1)), r: rand.New(rand.NewPCG(seed, 2)),
 		limits: make(map[string]gcra.Limit),

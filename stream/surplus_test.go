@@ -29,7 +29,7 @@ func flood(t *testing.T, r *rig, tenant string, settle func(context.Context, str
 // A broker that takes long to confirm deferrals holds back the tenant that they
 // are of, and its partition, and nobody else.
 func TestSlowDeferralsLeaveRoom(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := start(t, limits{"noisy": gcra.PerHour(1)}, stream.Config[*parcel]{Window: 100}, nil)
 		flood(t, r, "noisy", func(ctx context.Context, _ string) error {
 			select {
@@ -64,7 +64,7 @@ func TestSlowDeferralsLeaveRoom(t *testing.T) {
 func TestStuckDeadLettersAreReleased(t *testing.T) {
 	for _, tenant := range []string{"", "noisy"} {
 		t.Run("tenant "+tenant, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				r := start(t, limits{"noisy": gcra.DenyAll()}, stream.Config[*parcel]{
 					Window: 64, Policy: stream.Policy{OnDenied: stream.DeadLetter},
 				}, nil)
@@ -89,7 +89,9 @@ func TestStuckDeadLettersAreReleased(t *testing.T) {
 					t.Errorf("%+v, want 200 processed, and all others released but for a quarter of the window", s)
 				}
 				r.stop()
-				<-r.ended
+				if err := <-r.ended; !errors.Is(err, stream.ErrDrainTimeout) {
+					t.Errorf("Run = %v", err)
+				}
 			})
 		})
 	}

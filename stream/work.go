@@ -43,14 +43,14 @@ const (
 	verdictLater                  // to be deferred: after backoff at least
 	verdictSettle                 // to be settled as fate says
 	verdictGone                   // released by the drain, and not held any more
+	verdictUnknown                // to be released: it is not known what became of it
 )
 
 // loop runs messages until the run is finished.
-func (r *run[M]) loop(w *worker[M], handle Handler[M]) error {
+func (r *run[M]) loop(w *worker[M], handle Handler[M]) {
 	for r.next(w) {
 		r.process(w, handle)
 	}
-	return nil
 }
 
 // next hands in the message that w has run, if any, and waits for another. It
@@ -117,29 +117,36 @@ func (r *run[M]) process(w *worker[M], handle Handler[M]) {
 		ctx = e.watch.ctx
 	}
 
-	returned := false
+	returned, concluded := false, false
 	defer func() {
-		if !returned {
-			// The handler ended the goroutine, which cannot be stopped; another
-			// takes its place.
+		switch {
+		case concluded:
+			return
+		case returned:
+			// It was not the handler but Backoff, a hook or the source.
+			w.verdict = verdictUnknown
+		default:
 			r.conclude(w, errGoexit, nil)
-			r.group.Go(func() error { return r.loop(w, handle) })
 		}
+		// Something ended the goroutine, which cannot be stopped; another takes
+		// its place.
+		r.spawn(func() { r.loop(w, handle) })
 	}()
-	err, stack := call(handle, w.context(ctx, r.facts(e, w.granted)), e.delivery.Message())
+	stack, err := call(w.context(ctx, r.facts(e, w.granted)), handle, e.delivery.Message())
 	returned = true
 	r.conclude(w, err, stack)
+	concluded = true
 }
 
 // call calls a handler and returns what it returned, or its panic as an error
 // and the stack of it.
-func call[M any](handle Handler[M], ctx context.Context, m M) (err error, stack []byte) { //nolint:revive // the stack belongs to the error
+func call[M any](ctx context.Context, handle Handler[M], m M) (stack []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err, stack = fmt.Errorf("%w: %v", ErrPanic, v), debug.Stack()
+			stack, err = debug.Stack(), fmt.Errorf("%w: %v", ErrPanic, v)
 		}
 	}()
-	return handle(ctx, m), nil
+	return nil, handle(ctx, m)
 }
 
 // contextsAtOnce is how many contexts are made at a time. One that a handler
@@ -228,6 +235,8 @@ func (r *run[M]) handIn(w *worker[M], now int64) {
 	t := e.tenant
 	t.running--
 	switch w.verdict {
+	case verdictUnknown:
+		r.leave(e)
 	case verdictDone:
 		r.totals.Processed++
 		r.complete(e, now)

@@ -57,6 +57,7 @@ type Config struct {
 // Order says what a [Broker] tells of the order of its messages.
 type Order uint8
 
+// What a [Broker] may tell of the order of its messages.
 const (
 	Position Order = iota // the position in the log
 	Kept                  // what it was given with a deferral
@@ -291,7 +292,7 @@ func (b *Broker) retire(p *partition, epochs *[]*epoch) {
 func (b *Broker) take(ctx context.Context, p *partition) *delivery {
 	for {
 		b.mu.Lock()
-		wake, wait := p.wake, time.Duration(-1)
+		wait := time.Duration(-1)
 		for len(p.deferred) > 0 && wait <= 0 {
 			r := p.deferred[0]
 			if wait = time.Until(r.due); wait <= 0 {
@@ -313,7 +314,7 @@ func (b *Broker) take(ctx context.Context, p *partition) *delivery {
 			b.mu.Unlock()
 			return d
 		}
-		wake = p.wake
+		wake := p.wake
 		b.mu.Unlock()
 
 		var due <-chan time.Time
