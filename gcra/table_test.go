@@ -11,19 +11,19 @@ import (
 	"github.com/fluxlimiter/flux/gcra"
 )
 
-func newTable[K comparable](t testing.TB, cfg gcra.TableConfig) *gcra.Table[K] {
-	t.Helper()
+func newTable[K comparable](tb testing.TB, cfg gcra.TableConfig) *gcra.Table[K] {
+	tb.Helper()
 	table, err := gcra.NewTable[K](cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return table
 }
 
-func verify[K comparable](t testing.TB, table *gcra.Table[K]) {
-	t.Helper()
+func verify[K comparable](tb testing.TB, table *gcra.Table[K]) {
+	tb.Helper()
 	if err := table.Verify(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -98,7 +98,7 @@ func unless(err, want error) error {
 	if errors.Is(err, want) {
 		return nil
 	}
-	return fmt.Errorf("got %v, want %v", err, want)
+	return fmt.Errorf("got %w, want %w", err, want)
 }
 
 func contains(s, part string) bool {
