@@ -220,12 +220,12 @@ func TestIdleTenantHoardsNothing(t *testing.T) {
 		s.Push("noisy", 1, 1, 0)
 		s.Push("quiet", 1, 1, 0)
 	}
-	var got string
+	var got strings.Builder
 	for range 10 {
-		got += next()[:1]
+		got.WriteString(next()[:1])
 	}
-	if got != "qnqnqnqnqn" && got != "nqnqnqnqnq" {
-		t.Errorf("order %q, want them to alternate", got)
+	if got.String() != "qnqnqnqnqn" && got.String() != "nqnqnqnqnq" {
+		t.Errorf("order %q, want them to alternate", got.String())
 	}
 }
 
