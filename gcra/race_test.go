@@ -24,7 +24,7 @@ func unrest(wg *sync.WaitGroup, table *gcra.Table[int], now int64, stop <-chan s
 		}
 	}
 	wg.Go(func() {
-		for i := 1 << 40; running(); i++ {
+		for i := 1 << 30; running(); i++ {
 			// Fresh again a nanosecond later: the next sweep takes them.
 			table.TakeAt(i, nil, now-int64(time.Hour), 1)
 		}
