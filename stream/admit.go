@@ -116,19 +116,15 @@ func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 	}
 	turn = now + wait
 	share := r.cfg.TenantWindow
-	if held < (share+1)/2 {
-		if t != r.quiet {
-			r.quiet, r.othersAt = t, r.quietAt
+	if r.isQuiet(t) {
+		if t != r.quiet[0].tenant {
+			r.quiet[1] = r.quiet[0]
 		}
-		r.quietAt = now
+		r.quiet[0] = quiet[M]{t, now}
 	}
-	if e.deferrals > 0 {
-		t.away = max(0, t.away-1)
-	} else if t.waiting > 0 && r.surplusAway(t, d, now) {
-		// Messages that arrived earlier are on their way back: they come first,
-		// and find places that the newcomers have left them.
-		turn = r.behindAway(t, d, e.cost, turn)
-		share = (share + 1) / 2
+	if e.deferrals == 0 && t.waiting > 0 && r.surplusAway(t, d, now) {
+		// Messages that arrived earlier are on their way back and come first.
+		turn = max(turn, t.horizon+r.interval(t, d, e.cost))
 	}
 	maxAge := int64(r.cfg.Policy.MaxAge)
 	refused := ReasonQuota
@@ -156,14 +152,25 @@ func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 	return refused, turn
 }
 
-// alone reports whether nobody is in the way of whom t is: no other tenant that
-// has little to do, so that its next message matters, had one recently.
+// quiet is a tenant that had few messages here when another one came at at.
+type quiet[M any] struct {
+	tenant *tenant[M]
+	at     int64
+}
+
+// isQuiet reports whether t has so little to do that its next message matters.
+func (r *run[M]) isQuiet(t *tenant[M]) bool {
+	return t.waiting+t.running < (r.cfg.TenantWindow+1)/2
+}
+
+// alone reports whether nobody is in the way of whom t is, as far as can be
+// seen: no other tenant that was quiet recently, and still is.
 func (r *run[M]) alone(t *tenant[M], now int64) bool {
-	at := r.quietAt
-	if t == r.quiet {
-		at = r.othersAt
+	other := r.quiet[0]
+	if other.tenant == t {
+		other = r.quiet[1]
 	}
-	return at == unset || now-at > int64(alone)
+	return other.tenant == nil || now-other.at > int64(alone) || !r.isQuiet(other.tenant)
 }
 
 // predict returns how long from now the last of cost tokens of t's will have to
@@ -201,20 +208,10 @@ func (r *run[M]) surplusAway(t *tenant[M], d flux.Decision, now int64) bool {
 	// Those that are away come back at the pace that was known when they went.
 	// If the limit was raised since, what it grants beyond that is for others.
 	if raised := pace < t.pace-t.pace/4; raised || t.horizon <= now {
-		t.horizon, t.away = unset, 0
+		t.horizon = unset
 	}
 	t.pace = pace
 	return t.horizon > now
-}
-
-// behindAway returns the turn of a message that comes after those that are away,
-// and whose turn would otherwise be turn.
-func (r *run[M]) behindAway(t *tenant[M], d flux.Decision, cost, turn int64) int64 {
-	// Both are estimates from above: a message that comes back too early and is
-	// deferred again leaves its first turn unused, and of those that are away
-	// some may have gone to another consumer.
-	interval := r.interval(t, d, cost)
-	return max(turn, min(t.horizon+interval, turn+min(int64(t.away)+1, never/max(1, interval))*interval))
 }
 
 // enoughPicks is how many messages of a tenant must have gone to the workers
@@ -280,7 +277,7 @@ func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 	_, d := r.predict(t, 0, now)
 	interval := r.interval(t, d, e.cost)
 	if r.surplusAway(t, d, now) {
-		turn = r.behindAway(t, d, e.cost, turn)
+		turn = max(turn, min(t.horizon, now+never)+interval)
 	}
 	// It comes back some time before its turn, to find a place and wait for it:
 	// a broker that is late must not leave the limit unused. But no more than
@@ -320,7 +317,6 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 	if f.outcome == Defer {
 		// Without its monotonic reading: it is for another process.
 		f.until = time.Now().Add(time.Duration(until - now)).Round(0)
-		e.tenant.away++
 		r.latch(e, until)
 	}
 	r.decide(e, f)

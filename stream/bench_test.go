@@ -103,6 +103,43 @@ func BenchmarkGate(b *testing.B) {
 	}
 }
 
+// TestAllocations holds that a message costs no allocation once its tenant is
+// known, but for contexts, which are made 32 at a time, and wake-ups of the
+// source.
+func TestAllocations(t *testing.T) {
+	lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(1_000_000_000)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate, err := stream.New(stream.Config[*benchMessage]{
+		Limiter: lim, Tenant: func(m *benchMessage) string { return m.tenant },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const warm, n = 20_000, 120_000
+	src := newBenchSource(1000)
+	src.n = n
+	var before, after runtime.MemStats
+	var count atomic.Int64
+	if err := gate.Run(t.Context(), src, func(context.Context, *benchMessage) error {
+		switch count.Add(1) {
+		case warm:
+			runtime.ReadMemStats(&before)
+		case n:
+			runtime.ReadMemStats(&after)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	perMessage := float64(after.Mallocs-before.Mallocs) / (n - warm)
+	t.Logf("%.3f allocations and %.0f bytes per message", perMessage, float64(after.TotalAlloc-before.TotalAlloc)/(n-warm))
+	if perMessage > 0.2 {
+		t.Errorf("%.3f allocations per message, want 1 in 32 for its context and some for wake-ups", perMessage)
+	}
+}
+
 // BenchmarkParked parks ten messages of each of 100,000 throttled tenants: a
 // million. Half of them wait, in virtual time, until they are processed, and
 // the others are released. See TestParkedMemory for what one takes in memory.

@@ -55,18 +55,20 @@ type Config[M any] struct {
 	//
 	// A tenant that waits for nothing but workers may use the whole window, and
 	// then holds up the source, as long as nobody is hurt by that: while no other
-	// tenant that has few messages in the gate, less than half of TenantWindow,
-	// was seen with a new one for ten seconds. So a backlog of one tenant alone,
-	// or of several that are all busy, is worked off without deferring any of it.
-	// But the first message of a tenant that was silent for longer has to wait
-	// for what such a backlog has before it in the broker.
+	// tenant was seen with a new message in the last ten seconds that has few of
+	// them in the gate, less than half of TenantWindow. So a backlog of one tenant
+	// alone, or of several that are all busy, is worked off without deferring any
+	// of it. It gives up what it has beyond its share when a message of another
+	// tenant waits for a place, or when none of its own has gone to a worker for
+	// five seconds. But the first message of a tenant that was silent for ten
+	// seconds has to wait for what such a backlog has before it in the broker.
 	//
-	// Its surplus is on its way out, to be deferred, say: that may take up a
-	// quarter of Window, and no more than is still free. When it does, Deliver
-	// blocks for messages of this tenant until the broker has caught up; when the
-	// broker has settled none of them for five seconds, they are released
-	// instead, and the broker will deliver them again. Messages without a tenant
-	// share these places like those of one.
+	// What goes beyond the share is on its way out, to be deferred, say, and may
+	// take up another quarter of Window, and no more than is still free. When it
+	// does, Deliver blocks for messages of this tenant until the broker has caught
+	// up; when the broker has settled none of them for five seconds, they are
+	// released instead, and the broker will deliver them again. Messages without
+	// a tenant share these places like those of one.
 	// Defaults to half of Window, at least 1.
 	TenantWindow int
 

@@ -141,9 +141,6 @@ func (r *run[M]) Deliver(ctx context.Context, d Delivery[M]) error {
 	}
 }
 
-// roomWaiter is a call of Room that waits.
-type roomWaiter struct{ done chan struct{} }
-
 // Room implements [Intake].
 func (r *run[M]) Room(ctx context.Context, most int) (int, error) {
 	for {
@@ -157,21 +154,15 @@ func (r *run[M]) Room(ctx context.Context, most int) (int, error) {
 			r.mu.Unlock()
 			return n, nil
 		}
-		w := &roomWaiter{done: make(chan struct{})}
-		r.rooms = append(r.rooms, w)
+		if r.room == nil {
+			r.room = make(chan struct{})
+		}
+		room := r.room
 		r.mu.Unlock()
 
 		select {
-		case <-w.done:
+		case <-room:
 		case <-ctx.Done():
-			r.mu.Lock()
-			for i, other := range r.rooms {
-				if other == w {
-					r.rooms = append(r.rooms[:i], r.rooms[i+1:]...)
-					break
-				}
-			}
-			r.mu.Unlock()
 			return 0, ctx.Err()
 		}
 	}
@@ -211,7 +202,7 @@ func (r *run[M]) admitBlocked(now int64) {
 		b = next
 	}
 	if r.roomy() {
-		r.wakeRooms()
+		r.wakeSources()
 	}
 }
 
@@ -228,12 +219,12 @@ func (r *run[M]) surplus(t *tenant[M]) bool {
 	return t != nil && t.settling >= max(1, min(r.cfg.Window/4, r.cfg.Window-r.held))
 }
 
-func (r *run[M]) wakeRooms() {
-	for _, w := range r.rooms {
-		close(w.done)
+// wakeSources ends all calls of Room that wait; they look again.
+func (r *run[M]) wakeSources() {
+	if r.room != nil {
+		close(r.room)
+		r.room = nil
 	}
-	clear(r.rooms)
-	r.rooms = r.rooms[:0]
 }
 
 // refuse ends all calls of Deliver and Room that wait.
@@ -246,5 +237,5 @@ func (r *run[M]) refuse() {
 			b.done <- struct{}{}
 		}
 	}
-	r.wakeRooms()
+	r.wakeSources()
 }

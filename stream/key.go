@@ -123,7 +123,6 @@ func (r *run[M]) unlatch(k *orderKey[M], which func(deferred) bool) {
 
 // notDeferred is called when e could not be deferred after all.
 func (r *run[M]) notDeferred(e *entry[M]) {
-	e.tenant.away = max(0, e.tenant.away-1)
 	if e.key != nil {
 		r.unlatch(e.key, func(d deferred) bool { return d.arrival == e.arrival })
 	}

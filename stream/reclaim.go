@@ -52,7 +52,7 @@ func (r *run[M]) waitsFor(t *tenant[M]) bool {
 // others of their key.
 func (r *run[M]) repay(t *tenant[M], n int, now int64) {
 	// From the end of the queue first, and then from those of the keys.
-	turn := now + int64(r.cfg.TenantWindow)*t.gap // of the first, see behindAway for the others
+	turn := now + int64(r.cfg.TenantWindow)*t.gap // of the first, deny spaces out the others
 	first := t.queue.last
 	for ; first != nil && n > 0; n-- {
 		first = first.prev

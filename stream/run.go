@@ -44,8 +44,7 @@ type run[M any] struct {
 	held, waiting int
 	totals        Stats // what is counted for good
 
-	quiet             *tenant[M] // whose message came last, of the tenants with few of them
-	quietAt, othersAt int64      // when, and when the last of another such tenant came
+	quiet [2]quiet[M] // the last two tenants that were, the later first
 
 	delayed   heap[*entry[M]]    // waiting for their next attempt, or to be settled again
 	expecting heap[*orderKey[M]] // keys with deferred messages, by when one is overdue
@@ -54,7 +53,7 @@ type run[M any] struct {
 	firing    sync.WaitGroup
 
 	blocked intakeQueue[M] // Deliver calls that wait for room
-	rooms   []*roomWaiter
+	room    chan struct{}  // closed when there is some, nil if no call of Room waits
 
 	workers []*worker[M]
 	idle    int // workers asleep
@@ -95,7 +94,6 @@ func newRun[M any](cfg *Config[M]) *run[M] {
 	r.clock.base = now
 	r.clock.limiter, _ = cfg.Limiter.(*flux.Limiter[string])
 	r.sched.cap = cfg.TenantWorkers
-	r.quietAt, r.othersAt = unset, unset
 	r.work.L, r.settle.L = &r.mu, &r.mu
 	for range cfg.Workers {
 		r.workers = append(r.workers, new(worker[M]))
@@ -114,7 +112,7 @@ func (r *run[M]) unlock(now int64) {
 		if len(r.overdrawn) > 0 && r.blocked.n > 0 {
 			r.reclaim(now)
 		}
-		if r.blocked.n > 0 || r.crowded.n > 0 || len(r.rooms) > 0 {
+		if r.blocked.n > 0 || r.crowded.n > 0 || r.room != nil {
 			r.admitBlocked(now)
 		}
 		if r.leaving.n == 0 {

@@ -19,7 +19,7 @@ import (
 )
 
 var (
-	soakSeeds    = flag.Int("soak.seeds", 60, "how many seeds the soak runs")
+	soakSeeds    = flag.Int("soak.seeds", 50, "how many seeds the soak runs")
 	soakFirst    = flag.Uint64("soak.first", 1, "first seed of the soak")
 	soakMessages = flag.Int("soak.messages", 1000, "messages per seed")
 )

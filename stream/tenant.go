@@ -39,11 +39,9 @@ type tenant[M any] struct {
 	lookAt int64 // when to see whether it was raised
 
 	// horizon is the turn of the last of its messages that were deferred: those
-	// that arrive later come after it. It says nothing once it has passed. away
-	// is how many of them have not come back, pace what a token took to be earned
-	// when that was last looked at.
+	// that arrive later come after it. It says nothing once it has passed. pace
+	// is what a token took to be earned when that was last looked at.
 	horizon int64
-	away    int
 	pace    int64
 
 	gap    int64 // between two of its messages going to the workers, smoothed
@@ -170,8 +168,5 @@ func (r *run[M]) rest(t *tenant[M]) {
 		forgotten := r.idlers.first
 		r.idlers.remove(forgotten)
 		delete(r.tenants, forgotten.name)
-		if r.quiet == forgotten {
-			r.quiet = nil
-		}
 	}
 }
