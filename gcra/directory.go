@@ -1,6 +1,9 @@
 package gcra
 
-import "sync/atomic"
+import (
+	"math"
+	"sync/atomic"
+)
 
 // directory finds the page of a fingerprint: the one that its first 64-shift
 // bits number. A segment of keys whose first depth bits are the same takes
@@ -19,11 +22,12 @@ type directory struct {
 	deep     int // segments that take a single place
 }
 
-// segment is a page and what is known of it. All but page is guarded by the
-// lock of the shard. A handle may keep pointing to a segment that was merged
+// segment is a page and what is known of it. All but page and oldest is guarded
+// by the lock of the shard. A handle may keep pointing to a segment that was merged
 // into another, so its page must not be kept by it.
 type segment struct {
 	page    atomic.Pointer[page]
+	oldest  atomic.Int64 // at most the earliest TAT of its keys: none is fresh before
 	depth   uint
 	used    int // slots with a fingerprint
 	live    int // of them, those that are not moved
@@ -34,7 +38,17 @@ type segment struct {
 func newSegment(depth uint, version int) *segment {
 	g := &segment{depth: depth, version: version}
 	g.page.Store(&noPage)
+	g.oldest.Store(math.MaxInt64)
 	return g
+}
+
+// note keeps oldest right when a TAT has become tat.
+func (g *segment) note(tat int64) {
+	for old := g.oldest.Load(); tat < old; old = g.oldest.Load() {
+		if g.oldest.CompareAndSwap(old, tat) {
+			return
+		}
+	}
 }
 
 // minDepth keeps shift below 64, which saves every lookup a comparison.

@@ -89,6 +89,9 @@ func (s *shard) verifySegment(g *segment, d *directory, i uint64) error {
 			continue
 		}
 		live++
+		if tat := p[j].tat.Load(); tat < g.oldest.Load() {
+			return fmt.Errorf("%x is fresh at %d, the oldest at %d", fp, tat, g.oldest.Load())
+		}
 		if other := p.find(fp ^ ownBit); other != nil && other.tat.Load() != moved {
 			return fmt.Errorf("%x has two states", fp)
 		}

@@ -20,42 +20,39 @@ func (c *core) reserve() bool {
 }
 
 // evict looks for keys that are fresh at now, if there is no room, and drops
-// those that it finds. It looks at two pages at most, so that a flood of new keys
-// costs each of them the same, and goes on from there the next time.
+// those that it finds in one page. It does not look far, so that a flood of new
+// keys costs each of them the same, and goes on from there the next time.
 func (c *core) evict(now int64) {
 	if !c.full() {
 		return
 	}
-	start, pages := c.hand.Add(1), 2
-	for k := range uint32(numShards) {
-		s := &c.shards[(start+k)%numShards]
+	for range numShards / 4 {
+		s := &c.shards[c.hand.Add(1)%numShards]
 		if !s.mu.TryLock() {
 			continue
 		}
-		dropped, looked := s.evict(now)
+		dropped := s.evict(now)
 		s.mu.Unlock()
-		if c.evictions.Add(int64(dropped)); looked {
-			pages--
-		}
-		if dropped > 0 || pages == 0 {
+		if dropped > 0 {
+			c.evictions.Add(int64(dropped))
 			return
 		}
 	}
 }
 
-// evict drops the fresh keys of one page, and returns false if there was none
-// to look at.
-func (s *shard) evict(now int64) (dropped int, looked bool) {
-	for {
+// evict drops the fresh keys of the next page that has any, if it is one of the
+// next few.
+func (s *shard) evict(now int64) (dropped int) {
+	for range 8 {
 		g, i := s.segment(s.hand)
 		s.hand = s.directory.Load().after(i)
-		if g.live > 0 {
-			return s.expire(g, now), true
-		}
-		if s.hand == 0 {
-			return 0, false
+		if g.oldest.Load() <= now {
+			if dropped = s.expire(g, now); dropped > 0 {
+				return dropped
+			}
 		}
 	}
+	return 0
 }
 
 // shared is the state of all keys that there was no room for. It is at the same

@@ -113,6 +113,7 @@ func (s *shard) pour(from *segment, now int64, r *rule, bit uint64, left, right 
 		to.page.Load().insert(fp, tat)
 		to.used++
 		to.live++
+		to.note(tat)
 	}
 	s.release(from)
 	s.table.tracked.Add(-int64(dropped))

@@ -89,7 +89,8 @@ func (s *shard) rescale(fp uint64, now int64, before, own *Limit) {
 		e := p.find(fp)
 		if e != nil {
 			for tat := e.tat.Load(); tat != moved; tat = e.tat.Load() {
-				if e.tat.CompareAndSwap(tat, Rescale(tat, now, from, to)) {
+				if next := Rescale(tat, now, from, to); e.tat.CompareAndSwap(tat, next) {
+					g.note(next)
 					return
 				}
 			}

@@ -102,6 +102,10 @@ func (s *shard) apply(o op, fp uint64, own *Limit, now, n int64) (wait, debt int
 		}
 		next, wait, debt, err := limit.apply(o, tat, now, n)
 		if next == tat || e.tat.CompareAndSwap(tat, next) {
+			if next < tat {
+				d := s.directory.Load()
+				d.segments[d.index(fp)].Load().note(next)
+			}
 			return wait, debt, limit, err
 		}
 	}
@@ -147,6 +151,7 @@ func (s *shard) locked(o op, fp uint64, own *Limit, now, n int64) (wait, debt in
 				tat := e.tat.Load()
 				next, wait, debt, err := limit.apply(o, tat, now, n)
 				if next == tat || e.tat.CompareAndSwap(tat, next) {
+					g.note(next)
 					return wait, debt, limit, err
 				}
 			}
@@ -204,6 +209,7 @@ func (s *shard) segment(fp uint64) (g *segment, i uint64) {
 // it had, or in a new one if e is nil.
 func (s *shard) put(g *segment, i uint64, e *slot, fp uint64, tat int64) {
 	g.live++
+	g.note(tat)
 	if e != nil {
 		e.tat.Store(tat)
 		return

@@ -1,5 +1,7 @@
 package gcra
 
+import "math"
+
 // sweep drops keys that are fresh at now, from where the last call left off,
 // until it has looked at budget slots or come to the end of the table. It has a
 // lock for one page at a time.
@@ -30,8 +32,11 @@ func (s *shard) sweep(now int64, at uint64) (dropped, looked int, next uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g, i := s.segment(at)
-	looked = 1 + g.used
-	dropped = s.expire(g, now)
+	looked = 1
+	if g.oldest.Load() <= now {
+		looked += g.used
+		dropped = s.expire(g, now)
+	}
 	if g.live == 0 && g.used > 0 {
 		d := s.directory.Load()
 		first, n := d.span(i)
@@ -47,15 +52,20 @@ func (s *shard) sweep(now int64, at uint64) (dropped, looked int, next uint64) {
 // expire drops the keys of a segment that are fresh at now, in place, and
 // returns how many they were.
 func (s *shard) expire(g *segment, now int64) (dropped int) {
-	if g.live == 0 {
-		return 0
-	}
+	// Who lowers a TAT notes it after that: either the loop sees the TAT, or the
+	// note comes after this and stays.
+	g.oldest.Store(math.MaxInt64)
+	oldest := int64(math.MaxInt64)
 	p := g.page.Load()
 	for i := range p {
 		e := &p[i]
 		for e.fp.Load() != 0 {
 			tat := e.tat.Load()
-			if tat > now || tat == moved {
+			if tat == moved {
+				break
+			}
+			if tat > now {
+				oldest = min(oldest, tat)
 				break
 			}
 			if e.tat.CompareAndSwap(tat, moved) {
@@ -65,6 +75,7 @@ func (s *shard) expire(g *segment, now int64) (dropped int) {
 			}
 		}
 	}
+	g.note(oldest)
 	g.live -= dropped
 	s.table.tracked.Add(-int64(dropped))
 	return dropped

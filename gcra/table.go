@@ -52,7 +52,7 @@ type TableConfig struct {
 // # Too many keys
 //
 // With [TableConfig.MaxKeys] keys tracked, a new key takes the place of one that
-// is as good as new. They are looked for a page or two at a time, and where none
+// is as good as new. They are looked for in a part of the table at a time, and where none
 // is found, the new key is not tracked: it shares one state with all others of the same
 // limit that are not tracked either (limits that are rarely equal may share one,
 // too). So a flood of keys is given one limit's worth
