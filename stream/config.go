@@ -8,11 +8,14 @@ import (
 )
 
 // Config configures a [Gate]. Its functions are called by several goroutines at
-// once, from within [Intake.Deliver], and must not block.
+// once, the source's and the workers', and must not block.
 type Config[M any] struct {
 	// Limiter decides when a tenant's message may run. A [flux.Limiter] is asked
-	// in a few nanoseconds and told the exact time of each slot. Any other
-	// Checker is asked by a worker, once at a time per tenant. While a Checker
+	// in a few nanoseconds and told the exact time of each slot; it is asked with
+	// a lock of the gate held, so its LimitFor and its hooks must not call the
+	// gate. What is parked notices within a second that a limit was raised. Any
+	// other Checker is asked by a worker, once at a time per tenant, and a raise
+	// reaches what is parked when its wait is over. While a Checker
 	// gives errors its tenants wait, asking again after a growing pause, and
 	// after MaxWait their messages go the way of OnDenied: wrap it in one that
 	// answers instead of failing to decide otherwise. Required.

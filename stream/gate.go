@@ -41,9 +41,9 @@ func New[M any](cfg Config[M]) (*Gate[M], error) {
 // When ctx ends the gate drains: it takes no more messages, releases those that
 // are parked, lets running handlers finish, and settles what they have done, for
 // up to the drain timeout. Then handlers' contexts are cancelled and what is
-// still held is released. Run waits a second for the handlers to notice and
-// returns; a handler that ignores its context keeps its goroutine until it
-// returns, and nothing else is left behind.
+// still held is released. Run waits a second for handlers, settles and the
+// limiter to notice and returns; whichever of them ignores its context keeps its
+// goroutine until it returns, and nothing else is left behind.
 //
 // When the source is exhausted, its Run having returned nil, all that it
 // delivered is processed first.

@@ -11,12 +11,14 @@ import (
 
 // run is the state of one call of Run. Its mutex guards all that changes. It is
 // held for some hundred nanoseconds at a time, and never while a limiter that
-// may block, the source, a handler, a hook or any other function of the user is
-// called, nor while anything is waited for.
+// may block, the source, a handler, a hook or a function of the configuration is
+// called, nor while anything is waited for. The one exception is a flux.Limiter,
+// whose LimitFor and hooks are called with it.
 //
 // The code of a run is in: intake.go (messages come in), admit.go (what becomes
 // of them), dispatch.go (they go to the workers), work.go (handlers), settle.go
-// (they leave), revoke.go (they are lost), drain.go (the end).
+// (they leave), reclaim.go (they make room), revoke.go (they are lost), drain.go
+// (the end).
 type run[M any] struct {
 	cfg   *Config[M]
 	clock clock

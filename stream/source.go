@@ -82,7 +82,7 @@ type Meta struct {
 	Deferrals int
 
 	// Redelivered reports that the broker delivered the message before and does
-	// not know what became of it.
+	// not know what became of it. The gate treats such a message like any other.
 	Redelivered bool
 
 	// Order is the message's place among those of its order key: of two of
@@ -94,7 +94,8 @@ type Meta struct {
 	// comes back is taken for the first of its key that is expected.
 	Order int64
 
-	// Bytes is the size that the message counts in the window.
+	// Bytes is the size of the message, headers included. The gate counts its
+	// window in messages and does not look at it.
 	Bytes int
 }
 
