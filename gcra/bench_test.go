@@ -61,6 +61,7 @@ func BenchmarkHotKey(b *testing.B) {
 }
 
 func hotKey[K comparable](b *testing.B, name string, key K) {
+	b.Helper()
 	for answer, l := range map[string]gcra.Limit{"allow": never, "deny": gcra.PerHour(1)} {
 		table := newTable[K](b, gcra.TableConfig{Limit: l})
 		table.TakeAt(key, nil, clock(), 1)
@@ -115,6 +116,7 @@ var million = sync.OnceValue(func() []string { return names(1_000_000) })
 
 // filled returns a table of a million keys that owe something for a long time.
 func filled(b *testing.B) *gcra.Table[string] {
+	b.Helper()
 	table := newTable[string](b, gcra.TableConfig{Limit: gcra.PerHour(1e6).WithBurst(1e9)})
 	for _, key := range million() {
 		table.TakeAt(key, nil, 0, 1e8)
@@ -228,6 +230,7 @@ func BenchmarkLongestCall(b *testing.B) {
 		b.ReportMetric(float64(quickest)/1e3, "longest-µs")
 	})
 	busy := func(b *testing.B, what func(table *gcra.Table[string])) {
+		b.Helper()
 		quickest := longest(time.Hour)
 		for b.Loop() {
 			var l longest
