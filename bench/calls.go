@@ -10,6 +10,7 @@ import (
 
 // Columns beside the one of a workload's time per call.
 const (
+	colCPU    = ", CPU per call"
 	colBytes  = ", B per call"
 	colAllocs = ", allocations per call"
 )
@@ -90,7 +91,7 @@ func (w workload) wrong(p peer, admitted, calls int) string {
 
 // sampleCalls takes one sample of w on p: the time per call, that all workers
 // together need, and the CPU time per call.
-func (b *bench) sampleCalls(g, cpu *grid, round int, w workload, p peer, lim limiter, keys []string) {
+func (b *bench) sampleCalls(g *grid, round int, w workload, p peer, lim limiter, keys []string) {
 	// A short run warms up and says how many calls fill a sample.
 	n := 1 << 10
 	for {
@@ -116,7 +117,7 @@ func (b *bench) sampleCalls(g, cpu *grid, round int, w workload, p peer, lim lim
 		b.problem(s)
 	}
 	g.put(p.name, w.name, round, float64(took.wall)/float64(calls))
-	cpu.put(p.name, w.name, round, float64(took.cpu)/float64(calls))
+	g.put(p.name, w.name+colCPU, round, float64(took.cpu)/float64(calls))
 	// What the rig itself allocates in a run is lost in the division.
 	perCall := func(n uint64) float64 { return float64(n / uint64(calls*runs)) }
 	g.put(p.name, w.name+colBytes, round, perCall(after.TotalAlloc-before.TotalAlloc))
@@ -125,11 +126,11 @@ func (b *bench) sampleCalls(g, cpu *grid, round int, w workload, p peer, lim lim
 
 // runCalls measures workloads on few keys, all peers in each round.
 func (b *bench) runCalls() {
-	b.each("calls", workloads, peers, b.calls, b.callsCPU)
-	b.each("calls in hand", inHandWorkloads, inHand, b.hand, b.handCPU)
+	b.each("calls", workloads, peers, b.calls)
+	b.each("calls in hand", inHandWorkloads, inHand, b.hand)
 }
 
-func (b *bench) each(what string, workloads []workload, peers []peer, g, cpu *grid) {
+func (b *bench) each(what string, workloads []workload, peers []peer, g *grid) {
 	for _, w := range workloads {
 		keys := w.keys()
 		for round := range b.opt.rounds {
@@ -139,7 +140,7 @@ func (b *bench) each(what string, workloads []workload, peers []peer, g, cpu *gr
 					continue
 				}
 				lim := w.prepare(p, keys)
-				b.sampleCalls(g, cpu, round, w, p, lim, keys)
+				b.sampleCalls(g, round, w, p, lim, keys)
 				lim.done()
 			}
 		}

@@ -43,20 +43,17 @@ type bench struct {
 	machine machine
 	log     io.Writer
 
-	calls, callsCPU *grid // ns per call, by peer and workload
-	hand, handCPU   *grid
-	million         *grid
-	stall           *grid
-	waits           *grid
-	admitted        *grid
-	problems        []string
+	// What each section measured, by peer and column.
+	calls, hand, million, stall, waits, admitted *grid
+
+	problems []string
 }
 
 func newBench(opt options, log io.Writer) *bench {
 	return &bench{
 		opt: opt, log: log,
-		calls: newGrid(opt.rounds), callsCPU: newGrid(opt.rounds),
-		hand: newGrid(opt.rounds), handCPU: newGrid(opt.rounds),
+		calls:    newGrid(opt.rounds),
+		hand:     newGrid(opt.rounds),
 		million:  newGrid(opt.rounds),
 		stall:    newGrid(opt.rounds),
 		waits:    newGrid(opt.rounds),

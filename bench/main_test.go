@@ -148,8 +148,8 @@ func TestNumber(t *testing.T) {
 
 func TestTargets(t *testing.T) {
 	b := newBench(options{rounds: 1}, io.Discard)
-	b.calls.put("clock read", "hot key", 0, 52)
-	b.calls.put("none", "hot key", 0, 2)
+	b.calls.put("clock read", "hot key"+colCPU, 0, 52)
+	b.calls.put("none", "hot key"+colCPU, 0, 2)
 	for _, tt := range []struct {
 		took float64
 		want string
@@ -157,8 +157,8 @@ func TestTargets(t *testing.T) {
 		{83, "| ≤ 42 ns | 84 | 83 | 100, rival | met |"},
 		{85, "| ≤ 42 ns | 84 | 85 | 100, rival | **missed** |"},
 	} {
-		b.calls.put(reference, "hot key", 0, tt.took)
-		b.calls.put("rival", "hot key", 0, 100)
+		b.calls.put(reference, "hot key"+colCPU, 0, tt.took)
+		b.calls.put("rival", "hot key"+colCPU, 0, 100)
 		var p page
 		b.reportTargets(&p)
 		if got := p.String(); !strings.Contains(got, tt.want) {

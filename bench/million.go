@@ -3,20 +3,20 @@ package main
 import (
 	"fmt"
 	"runtime"
-	"time"
 )
 
 // The columns of many keys.
 const (
-	colInsert   = "new key, ns"
-	colInsertB  = "B allocated per new key"
-	colInsertN  = "allocations per new key"
-	colHeap     = "heap, B per key"
-	colObjects  = "objects per key"
-	colGC       = "GC added, ms"
-	colZipf     = "zipf, 2 goroutines"
-	colUniform  = "uniform, 2 goroutines"
-	gcsPerRound = 3
+	colInsert    = "new key, ns"
+	colInsertCPU = "new key, CPU ns"
+	colInsertB   = "B allocated per new key"
+	colInsertN   = "allocations per new key"
+	colHeap      = "heap, B per key"
+	colObjects   = "objects per key"
+	colGC        = "GC added, CPU ms"
+	colZipf      = "zipf, 2 goroutines"
+	colUniform   = "uniform, 2 goroutines"
+	gcsPerRound  = 3
 )
 
 // manyWorkloads are the workloads on many keys: columns of the table of calls.
@@ -46,7 +46,7 @@ func (b *bench) runMillion() {
 			b.machine.waitQuiet()
 			gc := b.fill(p, round, keys, func(lim limiter) {
 				for i, w := range many {
-					b.sampleCalls(b.calls, b.callsCPU, round, w, p, lim, drawn[i])
+					b.sampleCalls(b.calls, round, w, p, lim, drawn[i])
 				}
 			})
 			if p.name == peers[0].name {
@@ -61,7 +61,7 @@ func (b *bench) runMillion() {
 }
 
 // fill opens p, inserts the keys and weighs the result, calls then with it, and
-// returns the milliseconds that a garbage collection takes with it.
+// returns the milliseconds of CPU that a garbage collection takes with it.
 func (b *bench) fill(p peer, round int, keys []string, then func(limiter)) (gc float64) {
 	n := float64(len(keys))
 	var before, inserted, after runtime.MemStats
@@ -76,6 +76,7 @@ func (b *bench) fill(p peer, round int, keys []string, then func(limiter)) (gc f
 
 	if !p.floor {
 		b.million.put(p.name, colInsert, round, float64(took.wall)/n)
+		b.million.put(p.name, colInsertCPU, round, float64(took.cpu)/n)
 		b.million.put(p.name, colInsertB, round, float64(inserted.TotalAlloc-before.TotalAlloc)/n)
 		b.million.put(p.name, colInsertN, round, float64(inserted.Mallocs-before.Mallocs)/n)
 		b.million.put(p.name, colHeap, round, (float64(after.HeapAlloc)-float64(before.HeapAlloc))/n)
@@ -88,9 +89,7 @@ func (b *bench) fill(p peer, round int, keys []string, then func(limiter)) (gc f
 	}
 	var gcs []float64
 	for range gcsPerRound {
-		start := time.Now()
-		runtime.GC()
-		gcs = append(gcs, time.Since(start).Seconds()*1e3)
+		gcs = append(gcs, b.machine.measure(runtime.GC).cpu.Seconds()*1e3)
 	}
 	then(lim)
 	return summarize(gcs).low

@@ -57,7 +57,7 @@ func (b *bench) reportCalls(p *page) {
 			title = thousands(int64(b.opt.keys)) + " keys " + title
 		}
 		wall = append(wall, column{name: w, title: title, ratio: true, best: true})
-		cpu = append(cpu, column{name: w, title: title, best: true, one: true})
+		cpu = append(cpu, column{name: w + colCPU, title: title, best: true, one: true})
 	}
 	wall = append(wall,
 		column{name: "hot key" + colBytes, title: "B per call", one: true},
@@ -65,7 +65,7 @@ func (b *bench) reportCalls(p *page) {
 	p.say("## A call that never waits, ns")
 	p.table(b.calls, peers, reference, wall)
 	p.say("The same in CPU time of the whole process, garbage collection included, medians:")
-	p.table(b.callsCPU, peers, reference, cpu)
+	p.table(b.calls, peers, reference, cpu)
 }
 
 func (b *bench) reportHand(p *page) {
@@ -74,6 +74,8 @@ func (b *bench) reportHand(p *page) {
 	p.table(b.hand, inHand, fluxBatch, []column{
 		{name: "in hand", title: "admitted", ratio: true, best: true},
 		{name: "in hand, refused", title: "refused", ratio: true, best: true},
+		{name: "in hand" + colCPU, title: "admitted, CPU", best: true, one: true},
+		{name: "in hand, refused" + colCPU, title: "refused, CPU", best: true, one: true},
 	})
 }
 
@@ -82,6 +84,7 @@ func (b *bench) reportMillion(p *page) {
 	p.say("The heap is without the keys' own bytes where a library keeps the caller's string; flux keeps none.")
 	p.table(b.million, peers, reference, []column{
 		{name: colInsert, ratio: true, best: true},
+		{name: colInsertCPU, best: true, one: true},
 		{name: colInsertB, best: true, one: true},
 		{name: colInsertN, best: true, one: true},
 		{name: colHeap, ratio: true, best: true, one: true},
@@ -93,7 +96,8 @@ func (b *bench) reportMillion(p *page) {
 func (b *bench) reportStalls(p *page) {
 	p.say("## The longest single call, ms")
 	p.say("One goroutine adds %s keys while another calls with those that are there; then all of them are swept while a goroutine calls with any of them and, one time in"+
-		" sixteen, a new one. The row “none” is how long the machine itself holds up a call: of the rounds' maxima, the lowest says most.", thousands(int64(b.opt.keys)))
+		" sixteen, a new one. The time that the system let the thread wait for a processor is taken off; the row “none” is what is left of the machine's own doing. Of the"+
+		" rounds' maxima the lowest says most.", thousands(int64(b.opt.keys)))
 	p.table(b.stall, stalls, reference, []column{
 		{name: colGrowNew, best: true},
 		{name: colGrowOld, best: true},

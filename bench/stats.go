@@ -20,6 +20,9 @@ func summarize(samples []float64) summary {
 // String is "median (low–high)", or the median alone when that says it all.
 func (s summary) String() string { return s.format(number) }
 
+// over returns s divided by n.
+func (s summary) over(n float64) summary { return summary{s.median / n, s.low / n, s.high / n} }
+
 func (s summary) format(number func(float64) string) string {
 	median, low, high := number(s.median), number(s.low), number(s.high)
 	if low == high {
