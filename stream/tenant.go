@@ -23,20 +23,24 @@ type tenant[M any] struct {
 	settling int   // with the settlers, or waiting for them
 	settled  int64 // when one was settled last, or the first of those began to be
 
+	// Flags, together because there may be a hundred thousand tenants.
+	known     bool // start means something
+	asking    bool // a worker asks the limiter for it
+	limited   bool // the limiter had nothing left for it when it was last asked
+	overdrawn bool // it is in run.overdrawn
+	idle      bool // it is in run.idlers
+	picks     int8 // how many gaps gap is known from, up to enoughPicks
+
 	// Fair queueing, see scheduler.
-	start  int64 // virtual, of its next message, or earlier than it
-	where  place
-	index  int32
-	known  bool // start means something
-	asking bool // a worker asks the limiter for it
+	where place
+	index int32
+	start int64 // virtual, of its next message, or earlier than it
 
 	// The limit. Times are readings of the gate's clock.
-	limited   bool  // the limiter had nothing left for it when it was last asked
 	grantAt   int64 // when the limiter will admit its next message, unset: now, as far as known
 	lastGrant int64
+	lookAt    int64   // when to see whether the limit was raised
 	remote    *remote // what the limiter said, if it may block
-
-	lookAt int64 // when to see whether it was raised
 
 	// horizon is the turn of the last of its messages that were deferred: those
 	// that arrive later come after it. It says nothing once it has passed. pace
@@ -45,14 +49,11 @@ type tenant[M any] struct {
 	pace    int64
 
 	gap    int64 // between two of its messages going to the workers, smoothed
-	picks  int8  // how many gaps that is known from, up to enoughPicks
 	picked int64 // when the last one went
 	since  int64 // when it began to have messages
 
-	overdrawn  bool       // it is in run.overdrawn
 	latched    int        // messages in the deferred lists of its keys
 	prev, next *tenant[M] // among the idle ones
-	idle       bool
 }
 
 // remote is the last answer of a limiter that may block.
