@@ -347,6 +347,7 @@ func (r *running) stop() {
 	r.e.Helper()
 	r.cancel()
 	<-r.done
+	time.Sleep(10 * time.Millisecond) // the server has the last acknowledgements, but may not have looked at them
 	if r.err != nil {
 		r.e.Errorf("Run: %v", r.err)
 	}

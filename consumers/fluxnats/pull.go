@@ -55,7 +55,13 @@ func passing(why error) bool {
 
 // pull keeps as many messages on their way as the gate has room for.
 func (r *run) pull(ctx context.Context) {
+	q := &r.requests
 	for {
+		// What is on its way is read before the gate's room: a message that is
+		// delivered in between is then counted twice, and not left out twice.
+		r.mu.Lock()
+		coming := q.asked + r.waiting
+		r.mu.Unlock()
 		room, err := r.in.Room(ctx, r.facts.Load().batch)
 		if err != nil {
 			r.fail(fmt.Errorf("fluxnats: the gate takes no more: %w", err))
@@ -63,12 +69,11 @@ func (r *run) pull(ctx context.Context) {
 		}
 		now := r.now()
 		r.mu.Lock()
-		q := &r.requests
 		q.room = room
 		pause := q.retryAt - now
 		ask := 0
 		if pause <= 0 && q.low(r.waiting) {
-			ask = room - q.asked - r.waiting
+			ask = room - coming
 		}
 		r.mu.Unlock()
 
