@@ -96,9 +96,10 @@ func (b *bench) reportMillion(p *page) {
 func (b *bench) reportStalls(p *page) {
 	p.say("## The longest single call, ms")
 	p.say("One goroutine adds %s keys while another calls with those that are there; then all of them are swept while a goroutine calls with any of them and, one time in"+
-		" sixteen, a new one. The time that the system let the thread wait for a processor is taken off; the row “none” is what is left of the machine's own doing. Of the"+
-		" rounds' maxima the lowest says most.", thousands(int64(b.opt.keys)))
+		" sixteen, a new one. The time that the system let the thread wait for a processor is taken off; the row “none” is what is left of the machine's own doing, but"+
+		" not what others lose when the system stops one that holds a lock. Of the rounds' maxima the lowest says most.", thousands(int64(b.opt.keys)))
 	p.table(b.stall, stalls, reference, []column{
+		{name: colGrowCPU, best: true},
 		{name: colGrowNew, best: true},
 		{name: colGrowOld, best: true},
 		{name: colSweep, best: true},

@@ -51,3 +51,12 @@ func (q *runQueue) close() {
 		_ = q.file.Close()
 	}
 }
+
+// threadTime returns the CPU time of the calling thread.
+func threadTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_THREAD, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}

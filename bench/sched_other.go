@@ -13,3 +13,5 @@ func openRunQueue() *runQueue { return &runQueue{} }
 func (*runQueue) waited() time.Duration { return 0 }
 
 func (*runQueue) close() {}
+
+func threadTime() time.Duration { return 0 }

@@ -10,6 +10,7 @@ import (
 
 // The columns of the longest single calls.
 const (
+	colGrowCPU  = "new key, nobody else calling, CPU ms"
 	colGrowNew  = "new key, while growing, ms"
 	colGrowOld  = "tracked key, while growing, ms"
 	colSweep    = "any key, while sweeping, ms"
@@ -39,10 +40,28 @@ func (b *bench) runStalls() {
 		for _, p := range shuffled(stalls, round) {
 			b.progress("longest calls: %s, round %d", p.name, round+1)
 			b.machine.waitQuiet()
+			b.growAlone(p, round, tracked)
 			b.grow(p, round, tracked)
 			b.sweep(p, round, tracked, fresh)
 		}
 	}
+}
+
+// growAlone adds the keys one by one and measures the CPU time of each call: the
+// work that falls to a single call, whatever else the machine does.
+func (b *bench) growAlone(p peer, round int, keys []string) {
+	lim := p.start(live)
+	defer lim.done()
+	collect()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var most time.Duration
+	for _, key := range keys {
+		start := threadTime()
+		lim.allow(key)
+		most = max(most, threadTime()-start)
+	}
+	b.stall.put(p.name, colGrowCPU, round, most.Seconds()*1e3)
 }
 
 // grow adds the keys one by one from one goroutine while another calls with

@@ -39,6 +39,7 @@ var targets = []target{
 	{what: "allocations of a new key, amortised", grid: million, row: reference, col: colInsertN, reach: 0.005},
 	{what: "heap per tracked key", grid: million, row: reference, col: colHeap, reach: 36, unit: "B"},
 	{what: "garbage collection added by the keys", grid: million, row: reference, col: colGC, reach: 3, unit: "ms"},
+	{what: "longest call with a new key, alone, CPU", grid: stall, row: reference, col: colGrowCPU, reach: 1, unit: "ms"},
 	{what: "longest call with a new key while growing", grid: stall, row: reference, col: colGrowNew, reach: 1, unit: "ms", low: true},
 	{what: "longest call with a tracked key while growing", grid: stall, row: reference, col: colGrowOld, reach: 1, unit: "ms", low: true},
 	{what: "longest call while sweeping", grid: stall, row: reference, col: colSweep, reach: 1, unit: "ms", low: true},
