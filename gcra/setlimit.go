@@ -31,12 +31,16 @@ func (c *core) setLimit(now int64, limit Limit) error {
 	change := &rule{limit: limit, version: old.version + 1, from: old.limit, at: now}
 	c.announce(change)
 	settled := &rule{limit: limit, version: change.version, settled: true}
-	for i := range c.shards {
-		s := &c.shards[i]
-		for at, more := uint64(0), true; more; more = at != 0 {
-			at = s.convertAt(at)
-		}
-		s.rule.Store(settled)
+	var t tour
+	for done := false; !done; {
+		done = t.next(func(shard int, at uint64) uint64 {
+			s := &c.shards[shard]
+			next := s.convertAt(at)
+			if next == 0 {
+				s.rule.Store(settled)
+			}
+			return next
+		})
 	}
 	return nil
 }

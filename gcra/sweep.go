@@ -2,27 +2,48 @@ package gcra
 
 import "math"
 
+// tour goes through the segments of all shards, one of each in turn: the lock of
+// a shard that is taken again and again is hard to get for others.
+type tour struct {
+	at    [numShards]uint64 // the fingerprint from which on to go on
+	ended [numShards]bool
+	shard int
+	left  int // shards that are not at their end, 0 for all when it has not begun
+}
+
+// next calls visit, which returns the first fingerprint beyond the segment, or 0
+// at the end of the shard, and reports whether it was the last segment of all.
+func (t *tour) next(visit func(shard int, at uint64) uint64) (done bool) {
+	if t.left == 0 {
+		*t = tour{left: numShards}
+	}
+	for t.ended[t.shard] {
+		t.shard = (t.shard + 1) % numShards
+	}
+	i := t.shard
+	t.shard = (i + 1) % numShards
+	if t.at[i] = visit(i, t.at[i]); t.at[i] == 0 {
+		t.ended[i] = true
+		t.left--
+	}
+	return t.left == 0
+}
+
 // sweep drops keys that are fresh at now, from where the last call left off,
 // until it has looked at budget slots or come to the end of the table. It has a
 // lock for one page at a time.
 func (c *core) sweep(now int64, budget int) (removed int, done bool) {
 	c.sweeping.Lock()
 	defer c.sweeping.Unlock()
-	for {
-		dropped, looked, next := c.shards[c.sweptShard].sweep(now, c.sweptTo)
-		removed += dropped
-		budget -= looked
-		c.sweptTo = next
-		if next == 0 {
-			c.sweptShard = (c.sweptShard + 1) % numShards
-			if c.sweptShard == 0 {
-				return removed, true
-			}
-		}
-		if budget <= 0 {
-			return removed, false
-		}
+	for first := true; first || budget > 0 && !done; first = false {
+		done = c.swept.next(func(shard int, at uint64) uint64 {
+			dropped, looked, next := c.shards[shard].sweep(now, at)
+			removed += dropped
+			budget -= looked
+			return next
+		})
 	}
+	return removed, done
 }
 
 // sweep drops the fresh keys of the segment that at belongs to, and their page

@@ -139,7 +139,7 @@ func (t *Table[K]) RescaleAt(key K, now int64, from, to *Limit) {
 // SetLimit changes the table's limit, as by [Rescale] at now for every key that
 // is under it. Keys under a limit of their own are not touched.
 //
-// It goes over all keys, page by page, some 30 ns for each key, and no other call
+// It goes over all keys, page by page, some 40 ns for each key, and no other call
 // waits for more than a page. The change is made at one instant all the same: a
 // call that comes to a page before SetLimit does converts it then. A call that
 // runs at the same time is priced by one limit or the other, and is counted
@@ -208,9 +208,8 @@ type core struct {
 
 	changing sync.Mutex // held while the limit changes
 
-	sweeping   sync.Mutex // held by a step of a sweep
-	sweptShard int
-	sweptTo    uint64
+	sweeping sync.Mutex // held by a step of a sweep
+	swept    tour
 
 	_           [64]byte // new keys write what follows
 	tracked     atomic.Int64
