@@ -80,3 +80,60 @@ func ExampleMonotonic() {
 	// 5s 1
 	// 6s 1
 }
+
+func ExampleTable() {
+	table, err := gcra.NewTable[string](gcra.TableConfig{Limit: gcra.PerSecond(10).WithBurst(2)})
+	if err != nil {
+		panic(err)
+	}
+	var now int64 // the caller's clock
+	for _, key := range []string{"a", "a", "a", "b"} {
+		d, err := table.TakeAt(key, nil, now, 1)
+		fmt.Println(key, d.Allowed, d.RetryAfter, err)
+	}
+	// A second later both are as if they had never been seen.
+	removed, done := table.Sweep(now+int64(time.Second), 1000)
+	fmt.Println(removed, done, table.Len())
+	// Output:
+	// a true 0s <nil>
+	// a true 0s <nil>
+	// a false 100ms <nil>
+	// b true 0s <nil>
+	// 2 true 0
+}
+
+func ExampleTable_Key() {
+	table, err := gcra.NewTable[string](gcra.TableConfig{Limit: gcra.PerSecond(10).WithBurst(2)})
+	if err != nil {
+		panic(err)
+	}
+	gold := gcra.PerSecond(1000)
+	h := table.Key("tenant")
+	for _, limit := range []*gcra.Limit{nil, &gold} {
+		d, err := h.TakeAt(limit, 0, 1)
+		fmt.Println(d.Limit(), d.Allowed, err)
+	}
+	// Output:
+	// 10/1s burst 2 true <nil>
+	// 1000/1s burst 1000 true <nil>
+}
+
+func ExampleTable_SetLimit() {
+	table, err := gcra.NewTable[string](gcra.TableConfig{Limit: gcra.PerHour(1)})
+	if err != nil {
+		panic(err)
+	}
+	if _, err := table.TakeAt("a", nil, 0, 1); err != nil {
+		panic(err)
+	}
+	d, _ := table.TakeAt("a", nil, 0, 1)
+	fmt.Println(d.RetryAfter)
+	if err := table.SetLimit(0, gcra.PerMinute(1)); err != nil {
+		panic(err)
+	}
+	d, _ = table.TakeAt("a", nil, 0, 1)
+	fmt.Println(d.RetryAfter)
+	// Output:
+	// 1h0m0s
+	// 1m0s
+}

@@ -35,39 +35,39 @@ type TableConfig struct {
 //
 // # Cost
 //
-// A call for a key that is known takes no lock and allocates nothing: it finds the key
-// by the hash, and replaces a single number. A refusal only reads. A new key takes one of a
-// few locks for some tens of nanoseconds. Whatever has to be done besides, growing,
-// shrinking and forgetting, is done to one page of at most a few hundred keys at
-// a time, some microseconds. A key takes 20 to 40 bytes, whatever its type, and
-// nothing that the garbage collector would have to look at.
+// A call for a key that is known takes no lock and allocates nothing: it finds
+// the key by its hash and replaces a single number. A refusal only reads. A new
+// key takes one of a few locks for some tens of nanoseconds. Growing, shrinking
+// and forgetting is done to one page of at most 256 keys at a time, in some
+// microseconds. A key takes 20 to 40 bytes, whatever its type, and nothing that
+// the garbage collector would have to look at.
 //
 // # Collisions
 //
-// Keys are not kept, only their 64-bit hashes with a random seed. Two keys whose hashes are
-// equal share a state. That any two of n keys do has a probability of n²/2⁶⁵: one in 37
-// million for a million keys. Nobody can choose keys that do, as
-// the seed is of the process.
+// Keys are not kept, only their 64-bit hashes, and two keys of equal hash share
+// a state. That any two of n keys do has a probability of n²/2⁶⁵: one in 37
+// million for a million keys. Nobody can choose keys that do, as every table
+// hashes with a random seed of its own.
 //
 // # Too many keys
 //
 // With [TableConfig.MaxKeys] keys tracked, a new key takes the place of one that
-// is as good as new. They are looked for in a part of the table at a time, and where none
-// is found, the new key is not tracked: it shares one state with all others of the same
-// limit that are not tracked either (limits that are rarely equal may share one,
-// too). So a flood of keys is given one limit's worth
-// altogether, and neither memory nor a tracked key is touched. A
-// key that finds room later starts from the shared state, because it may
-// have been one of those who used it: no key is ever given more than its
-// limit. Tokens spent from the shared state are not given back by a refund.
+// is as good as new. They are looked for in a part of the table at a time, and
+// where none is found, the new key is not tracked: it shares one state with all
+// others of the same limit that are not tracked either (limits that are rare may
+// have to share one, too). So a flood of keys is given one limit's worth
+// altogether, and neither the memory nor a tracked key is touched. A key that
+// finds room later starts from the shared state, because it may have been one of
+// those who used it: no key is ever given more than its limit. Tokens of the
+// shared state are not given back by a refund.
 //
 // # Time
 //
-// Times come from one clock, in nanoseconds within ±2⁶². Calls may come with
-// earlier times than others before, by threads that race or batches that took
-// long. They are never given more for it. A key that is not known, though, may
-// have been forgotten at a later time than the call's, and is then taken to owe
-// the difference: sweep with a time that lies back as far as calls may.
+// Times come from one clock, in nanoseconds within ±2⁶². A call may come with an
+// earlier time than others before it, because threads race or a batch took long,
+// and is never given more for it. But a key that is not known may have been
+// forgotten at a later time than the call's, and is then taken to owe the
+// difference: sweep with a time that lies back as far as calls may.
 type Table[K comparable] struct {
 	core core
 	seed maphash.Seed
