@@ -24,22 +24,32 @@ const (
 	ackRetry = 100 * time.Millisecond
 )
 
-// recentAcks remembers the sequences of the messages that were acknowledged last.
-// An acknowledgement may be lost with the connection; the message then comes
-// again, and must be acknowledged again and not be handled again.
+// recentAcks remembers the messages that were settled last, be it by a copy that
+// lives on. An acknowledgement may be lost with the connection, or cross with a
+// redelivery; the message then comes again, and must be acknowledged again and
+// not be handled again.
 type recentAcks struct {
-	seqs [ackMemory]uint64
+	acks [ackMemory]acked
 	next int
 }
 
-func (a *recentAcks) add(seq uint64) {
-	a.seqs[a.next] = seq
+// acked names a message by more than its sequence, which another has after the
+// stream was deleted and made anew.
+type acked struct {
+	seq    uint64
+	stored int64
+}
+
+func (a *recentAcks) add(d *delivery) {
+	a.acks[a.next] = acked{d.seq, d.stored}
 	a.next = (a.next + 1) % ackMemory
 }
 
-// has takes a microsecond or two. Only messages that the server delivered before
+// has takes a few microseconds. Only messages that the server delivered before
 // are looked for.
-func (a *recentAcks) has(seq uint64) bool { return slices.Contains(a.seqs[:], seq) }
+func (a *recentAcks) has(d *delivery) bool {
+	return slices.Contains(a.acks[:], acked{d.seq, d.stored})
+}
 
 // queueAck has d acknowledged soon. It reports false if the run is over.
 func (r *run) queueAck(d *delivery) bool {
@@ -85,7 +95,7 @@ func (r *run) acknowledge() {
 		r.mu.Lock()
 		for _, d := range batch[:sent] {
 			r.letGo(d)
-			r.recent.add(d.seq)
+			r.recent.add(d)
 		}
 		r.acks = append(r.acks, batch[sent:]...)
 		again := sent < len(batch)

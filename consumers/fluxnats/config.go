@@ -38,7 +38,8 @@ type Config struct {
 
 	// NakDeferrals hands deferred messages back by a delayed negative
 	// acknowledgement instead of a scheduled copy. Each of them then holds a
-	// place in the consumer's MaxAckPending until it is due.
+	// place in the consumer's MaxAckPending until it is due. Copies that were
+	// scheduled without it are taken for new messages.
 	// Defaults to false.
 	NakDeferrals bool
 

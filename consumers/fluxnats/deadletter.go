@@ -34,7 +34,7 @@ func (d *delivery) DeadLetter(ctx context.Context, l stream.Letter) error {
 	}
 	// A termination settles like an acknowledgement, and tells the listeners of
 	// the consumer's advisories why.
-	return d.confirm(ctx, []byte("+TERM "+l.Reason.String()))
+	return d.done(ctx, []byte("+TERM "+l.Reason.String()))
 }
 
 func (d *delivery) deadLetter(l stream.Letter, errorText, stackText int) *nats.Msg {

@@ -31,7 +31,7 @@ func (d *delivery) Defer(ctx context.Context, f stream.Deferral) error {
 		d.copied = true
 		d.r.src.stats.copies.Add(1)
 	}
-	return d.confirm(ctx, ackDone)
+	return d.done(ctx, ackDone)
 }
 
 // deferredCopy returns the message that the server's scheduler keeps until it
@@ -94,9 +94,10 @@ func (d *delivery) nak(ctx context.Context, f stream.Deferral) error {
 	r.remember(d.seq, counts{f.Attempts, f.Deferrals, f.Order})
 	r.mu.Unlock()
 	delay := max(time.Until(f.Until), time.Millisecond)
-	if err := d.confirm(ctx, fmt.Appendf(nil, `-NAK {"delay":%d}`, delay.Nanoseconds())); err != nil {
+	if err := d.confirm(ctx, delayedNak(delay)); err != nil {
 		return err
 	}
+	d.settled(true)
 	r.src.stats.naks.Add(1)
 	return nil
 }

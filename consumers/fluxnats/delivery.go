@@ -15,6 +15,10 @@ import (
 // by then will not come, and asking again is harmless.
 const answerTimeout = 5 * time.Second
 
+// releasePause is when a message comes again that was released while the source
+// goes on.
+const releasePause = time.Second
+
 var (
 	ackDone = []byte("+ACK")
 	ackNak  = []byte("-NAK")
@@ -49,7 +53,7 @@ func newDelivery(r *run, m *nats.Msg, info ackInfo) *delivery {
 		r:   r, seq: info.seq, stored: info.stored, firstSeen: info.stored, redelivered: info.delivered > 1,
 	}
 	if len(m.Header) > 0 {
-		if hist, ok := readHistory(m.Header, r.set.DeferSubject, info.stored); ok {
+		if hist, ok := readHistory(m.Header, m.Subject, &r.set.Config, info.stored); ok {
 			d.msg.origin, d.firstSeen, d.counts = hist.origin, hist.firstSeen, hist.counts
 			m.Subject = cmp.Or(hist.subject, m.Subject)
 		}
@@ -82,7 +86,7 @@ func (d *delivery) Revoked() <-chan struct{} { return nil }
 // connection is there.
 func (d *delivery) Ack(ctx context.Context) error {
 	if d.r.set.ConfirmAcks {
-		return d.confirm(ctx, ackDone)
+		return d.done(ctx, ackDone)
 	}
 	if d.r.queueAck(d) {
 		return nil
@@ -93,6 +97,19 @@ func (d *delivery) Ack(ctx context.Context) error {
 	return nil
 }
 
+func delayedNak(delay time.Duration) []byte {
+	return fmt.Appendf(nil, `-NAK {"delay":%d}`, delay.Nanoseconds())
+}
+
+// done sends a verdict that ends the message.
+func (d *delivery) done(ctx context.Context, verdict []byte) error {
+	err := d.confirm(ctx, verdict)
+	if err == nil {
+		d.settled(false)
+	}
+	return err
+}
+
 // confirm sends a verdict and waits for the server to confirm it.
 func (d *delivery) confirm(ctx context.Context, verdict []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
@@ -100,18 +117,24 @@ func (d *delivery) confirm(ctx context.Context, verdict []byte) error {
 	if _, err := d.r.nc.RequestWithContext(ctx, d.msg.m.Reply, verdict); err != nil {
 		return fmt.Errorf("fluxnats: settle %s: %w", d.msg.ID(), err)
 	}
-	d.settled()
 	return nil
 }
 
-func (d *delivery) settled() {
+// settled notes that the message is done with. One that was handed back by a
+// negative acknowledgement is to come again.
+func (d *delivery) settled(comesAgain bool) {
 	d.r.mu.Lock()
 	d.r.letGo(d)
+	if !comesAgain {
+		d.r.recent.add(d)
+	}
 	d.r.mu.Unlock()
 }
 
 // Release hands the message back to the server, which gives it to whoever asks
-// next. In a drain that happens once the server gives this source no more.
+// next. In a drain that happens once the server gives this source no more. At
+// any other time the message comes again after releasePause, and not straight
+// back into a gate that has just given it up.
 func (d *delivery) Release() {
 	r := d.r
 	r.mu.Lock()
@@ -124,17 +147,27 @@ func (d *delivery) Release() {
 		r.mu.Unlock()
 		return
 	}
+	pause := releasePause
+	if r.draining {
+		pause = 0
+	}
+	if d.copied {
+		r.recent.add(d)
+	}
 	r.mu.Unlock()
-	r.giveBack(d)
+	r.giveBack(d, pause)
 }
 
-// giveBack makes the server deliver d again at once. Without that it would do so
-// when AckWait has passed; either way it counts as a delivery. A message that
-// lives on as a copy is acknowledged instead.
-func (r *run) giveBack(d *delivery) {
+// giveBack makes the server deliver d again when pause is over. Without that it
+// would do so when AckWait has passed; either way it counts as a delivery. A
+// message that lives on as a copy is acknowledged instead.
+func (r *run) giveBack(d *delivery, pause time.Duration) {
 	verdict := ackNak
-	if d.copied {
+	switch {
+	case d.copied:
 		verdict = ackDone
+	case pause > 0:
+		verdict = delayedNak(pause)
 	}
 	if err := r.nc.Publish(d.msg.m.Reply, verdict); err != nil {
 		r.set.log.Warn("cannot hand a message back, it comes again when AckWait has passed", "message", d.msg.ID(), "error", err)

@@ -39,9 +39,18 @@
 //	Flux-Due         when it was to come back, RFC 3339 with nanoseconds
 //	Flux-Msg-Id      its Nats-Msg-Id, if it had one
 //
-// They are believed only on messages that the server's scheduler made from a
-// copy of this source; a publisher that sets them changes nothing. [Msg.Headers]
-// shows none of them.
+// They are believed only on messages that say that the server's scheduler made
+// them from a copy of this source, and [Msg.Headers] shows none of them then. On
+// any other message they change nothing.
+//
+// The server lets those who may publish to the stream say so of their own
+// messages, with the headers Nats-Scheduler and Nats-Schedule-Next. A forged copy
+// has the ID, age, counts and order that its publisher wants it to have, but
+// never another subject than it was published to; and the server deletes the
+// waiting copy that it names. Publishers that are not trusted so far must not
+// reach the stream directly, or be kept out by one of two: with
+// [Config.ReturnSubject] only messages under that subject are believed, so let
+// none publish there; with [Config.NakDeferrals] none is.
 //
 // A copy is a message of the stream like any other, so other consumers that read
 // the subject of the original would receive it once more. Run refuses to begin
@@ -76,9 +85,11 @@
 // process or the server fails between its processing and the arrival of its
 // acknowledgement, or if the connection is lost for longer than AckWait and the
 // message is given to another member. A message that comes again while this
-// source still holds it, or has just acknowledged it, is not delivered again. Deferred copies and dead letters carry a message id made from the
-// sequence of the message, so that one that is published twice, because the
-// confirmation was lost, is stored once within the stream's duplicate window.
+// source still holds it is not delivered again, and neither is one of the last
+// 4096 that it settled: that is acknowledged once more. Deferred copies and dead
+// letters carry a message id made from the sequence of the message, so that one
+// that is published twice, because the confirmation was lost, is stored once
+// within the stream's duplicate window.
 //
 // JetStream tells nobody that a message has been given to another member of
 // the consumer, so [stream.Delivery.Revoked] is nil. The server accepts an

@@ -34,7 +34,7 @@ type History struct {
 	Order               int64
 }
 
-func ReadHistory(h nats.Header, deferSubject string, stored time.Time) (History, bool) {
-	x, ok := readHistory(h, deferSubject, stored.UnixNano())
+func ReadHistory(h nats.Header, subject string, cfg Config, stored time.Time) (History, bool) {
+	x, ok := readHistory(h, subject, &cfg, stored.UnixNano())
 	return History{x.origin.String(), x.subject, time.Unix(0, x.firstSeen), x.deferrals, x.attempts, x.order}, ok
 }

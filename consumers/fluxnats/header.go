@@ -124,19 +124,29 @@ type counts struct {
 }
 
 // readHistory reads the headers of a message that the server's scheduler made
-// from a copy under the subject prefix, and takes them and the server's off, so
-// that the handler sees the message as it was published. It reports false for
-// any other message, whatever its headers say.
-func readHistory(h nats.Header, deferSubject string, stored int64) (history, bool) {
-	by := h.Get(jetstream.SchedulerHeader)
-	if !strings.HasPrefix(by, deferSubject) || len(by) == len(deferSubject) || by[len(deferSubject)] != '.' {
+// from a copy of set's, and takes them and the server's off, so that the handler
+// sees the message as it was published. It reports false for any other message,
+// whatever its headers say.
+//
+// The server takes a Nats-Scheduler header from publishers, too, so a message may
+// only pretend to be a copy. The subject that it came under cannot be pretended:
+// what Flux-Subject says counts for nothing unless that is one for copies alone.
+func readHistory(h nats.Header, subject string, set *Config, stored int64) (history, bool) {
+	seq, ok := below(h.Get(jetstream.SchedulerHeader), set.DeferSubject)
+	if !ok || set.NakDeferrals {
 		return history{}, false
 	}
 	from, ok := parseOrigin(h.Get(hdrOrigin))
-	if !ok {
+	if !ok || from.stream != set.Stream {
 		return history{}, false
 	}
-	hist := history{origin: from, subject: text(h, hdrSubject), firstSeen: stored}
+	hist := history{origin: from, subject: subject, firstSeen: stored}
+	if set.ReturnSubject != "" {
+		if back, ok := below(subject, set.ReturnSubject); !ok || back != seq {
+			return history{}, false
+		}
+		hist.subject = text(h, hdrSubject)
+	}
 	hist.attempts, hist.deferrals = count(h, hdrAttempts), count(h, hdrDeferrals)
 	hist.order, _ = strconv.ParseInt(h.Get(hdrOrder), 10, 64)
 	if t, err := time.Parse(time.RFC3339Nano, h.Get(hdrFirstSeen)); err == nil && t.After(time.Unix(0, 0)) && t.Before(time.Unix(0, stored)) {
@@ -152,4 +162,13 @@ func readHistory(h nats.Header, deferSubject string, stored int64) (history, boo
 		h[jetstream.MsgIDHeader] = []string{id}
 	}
 	return hist, true
+}
+
+// below returns what a subject has after a prefix and a dot, if it has that.
+func below(subject, prefix string) (rest string, ok bool) {
+	rest, ok = strings.CutPrefix(subject, prefix)
+	if !ok || len(rest) < 2 || rest[0] != '.' {
+		return "", false
+	}
+	return rest[1:], true
 }

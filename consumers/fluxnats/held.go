@@ -13,15 +13,20 @@ var ackProgress = []byte("+WPI")
 // hold begins to keep d from redelivery. The lock must be held.
 func (r *run) hold(d *delivery, now time.Duration) {
 	r.held++
+	r.highest = max(r.highest, d.seq)
 	r.touch(d, now)
 }
 
-// holds reports whether a message with a sequence is held. It goes through all
-// of them: it is only asked for messages that the server has delivered before.
-// An index would cost each message more than its keep-alive does.
-func (r *run) holds(seq uint64) bool {
-	for d := r.oldest.next; d != &r.oldest; d = d.next {
-		if d.seq == seq {
+// holds reports whether a message is held: the same as it was stored, and not
+// one that has its sequence since the stream was made anew. It goes through all
+// of them, if the message is not later than any before it, as most are. An index
+// would cost each message more than its keep-alive does. The lock must be held.
+func (r *run) holds(d *delivery) bool {
+	if d.seq > r.highest {
+		return false
+	}
+	for h := r.oldest.next; h != &r.oldest; h = h.next {
+		if h.seq == d.seq && h.stored == d.stored {
 			return true
 		}
 	}

@@ -210,15 +210,14 @@ func (r *run) receive(m *nats.Msg) {
 }
 
 // known reports whether d is a redelivery of a message that is still held,
-// because the connection was lost for longer than AckWait, or of one whose
-// acknowledgement was lost: that is sent again. The lock must be held.
+// because the connection was lost for longer than AckWait, or the consumer was
+// made anew and counts from one, or of a message whose acknowledgement was lost:
+// that is sent again. The lock must be held.
 func (r *run) known(d *delivery, now time.Duration) bool {
 	switch {
-	case !d.redelivered:
-		return false
-	case r.holds(d.seq):
+	case r.holds(d):
 		return true
-	case r.recent.has(d.seq):
+	case d.redelivered && r.recent.has(d):
 		r.hold(d, now)
 		r.acks = append(r.acks, d)
 		return true

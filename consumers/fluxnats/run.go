@@ -40,6 +40,7 @@ type run struct {
 	mu       sync.Mutex
 	held     int         // received, and not yet settled or released
 	oldest   delivery    // ring of what is held, the longest untouched first
+	highest  uint64      // sequence that was held
 	queue    []*delivery // received and not yet handed to feed
 	waiting  int         // received and not yet delivered
 	requests requests
@@ -106,6 +107,7 @@ func (r *run) run(parent context.Context) error {
 		r.mu.Unlock()
 	}
 	tending.Wait()
+	r.sendAcks(r.acks) // of handlers that were done just before an error
 	r.flush()
 	return cause
 }
@@ -146,7 +148,7 @@ func (r *run) drain(orderly bool) {
 	r.mu.Unlock()
 	slices.SortFunc(back, func(a, b *delivery) int { return cmp.Compare(a.seq, b.seq) })
 	for _, d := range back {
-		r.giveBack(d)
+		r.giveBack(d, 0)
 	}
 }
 
@@ -195,10 +197,10 @@ func (r *run) feed(ctx context.Context) {
 		r.mu.Unlock()
 		for i, d := range batch {
 			if err := r.in.Deliver(ctx, d); err != nil {
+				r.fail(fmt.Errorf("fluxnats: the gate takes no more: %w", err))
 				for _, d := range batch[i:] {
 					d.Release()
 				}
-				r.fail(fmt.Errorf("fluxnats: the gate takes no more: %w", err))
 				return
 			}
 			batch[i] = nil

@@ -78,7 +78,7 @@ func FuzzReadHistory(f *testing.F) {
 			"Nats-Scheduler": {by}, "Flux-Origin": {origin}, "Flux-First-Seen": {seen}, "Flux-Deferrals": {deferrals},
 			"Flux-Attempts": {attempts}, "Flux-Order": {order}, "Flux-Msg-Id": {id}, "Flux-Subject": {subject}, "X": {"y"},
 		}
-		hist, ok := fluxnats.ReadHistory(h, "flux.defer.S.c", stored)
+		hist, ok := fluxnats.ReadHistory(h, "in.x", fluxnats.Config{Stream: "S", DeferSubject: "flux.defer.S.c"}, stored)
 		if ours := strings.HasPrefix(by, "flux.defer.S.c."); ok && !ours {
 			t.Fatalf("%q is none of ours", by)
 		}
@@ -88,7 +88,7 @@ func FuzzReadHistory(f *testing.F) {
 			}
 			return
 		}
-		if hist.Deferrals < 0 || hist.Attempts < 0 || hist.FirstSeen.After(stored) {
+		if !strings.HasPrefix(hist.Origin, "S:") || hist.Subject != "in.x" || hist.Deferrals < 0 || hist.Attempts < 0 || hist.FirstSeen.After(stored) {
 			t.Fatalf("%+v", hist)
 		}
 		if want := 1 + min(len(h.Get("Nats-Msg-Id")), 1); len(h) != want || h.Get("X") != "y" {
