@@ -12,7 +12,9 @@ import (
 // Its context carries the values of Run's, but not its end: it is cancelled
 // when the message is revoked, with the cause [ErrRevoked], and when the drain
 // times out, with [ErrDrainTimeout]. A handler must return then; what it returns
-// is not looked at any more.
+// is not looked at any more. It may be kept by what the handler has used it for,
+// but must not be used for the first time after the handler has returned: it may
+// be that of another message then.
 type Handler[M any] func(ctx context.Context, m M) error
 
 // Gate applies a limiter's decisions to a stream of messages: see the package's

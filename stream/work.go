@@ -149,21 +149,6 @@ func call[M any](ctx context.Context, handle Handler[M], m M) (stack []byte, err
 	return nil, handle(ctx, m)
 }
 
-// contextsAtOnce is how many contexts are made at a time. One that a handler
-// keeps for ever keeps the others.
-const contextsAtOnce = 32
-
-// context returns a context for a handler.
-func (w *worker[M]) context(parent context.Context, f facts) context.Context {
-	if len(w.contexts) == 0 {
-		w.contexts = make([]messageContext, contextsAtOnce)
-	}
-	c := &w.contexts[0]
-	w.contexts = w.contexts[1:]
-	c.Context, c.facts = parent, f
-	return c
-}
-
 // conclude finds the verdict on a message whose handler is done with err.
 func (r *run[M]) conclude(w *worker[M], err error, stack []byte) {
 	e := w.entry
