@@ -286,6 +286,9 @@ func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 	if places := int64(r.cfg.TenantWindow / 2); interval < lead/max(1, places) || places == 0 {
 		lead = interval * places
 	}
+	if reason == ReasonLimiter && p.OnLimiterError == FailClosed {
+		lead = 0 // it would not wait here, but be asked about again
+	}
 	until := max(turn-lead, now+int64(time.Millisecond))
 	if turn-now >= never {
 		until = now + int64(neverAgain)

@@ -15,10 +15,8 @@ type Config[M any] struct {
 	// a lock of the gate held, so its LimitFor and its hooks must not call the
 	// gate. What is parked notices within a second that a limit was raised. Any
 	// other Checker is asked by a worker, once at a time per tenant, and a raise
-	// reaches what is parked when its wait is over. While a Checker
-	// gives errors its tenants wait, asking again after a growing pause, and
-	// after MaxWait their messages go the way of OnDenied: wrap it in one that
-	// answers instead of failing to decide otherwise. Required.
+	// reaches what is parked when its wait is over.
+	// [Policy.OnLimiterError] says what happens while it gives errors. Required.
 	Limiter flux.Checker[string]
 
 	// Tenant returns the tenant that a message belongs to, and "" if it has
@@ -176,6 +174,9 @@ func (p Policy) resolve() (Policy, error) {
 	case DeadLetter, Drop:
 	default:
 		return invalid("OnNoTenant is %v: want dead_letter or drop", p.OnNoTenant)
+	}
+	if p.OnLimiterError > FailClosed {
+		return invalid("OnLimiterError is %v: want wait, open or closed", p.OnLimiterError)
 	}
 	if p.MaxAge < 0 {
 		return invalid("MaxAge %v is negative", p.MaxAge)

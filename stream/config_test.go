@@ -33,6 +33,7 @@ func TestInvalidConfig(t *testing.T) {
 		"Policy.OnDenied is process":                   func(c *config) { c.Policy.OnDenied = stream.Process },
 		"Policy.OnDenied is outcome(9)":                func(c *config) { c.Policy.OnDenied = 9 },
 		"Policy.OnNoTenant is defer":                   func(c *config) { c.Policy.OnNoTenant = stream.Defer },
+		"Policy.OnLimiterError is fail_mode(3)":        func(c *config) { c.Policy.OnLimiterError = 3 },
 		"Policy.MaxAge -1s":                            func(c *config) { c.Policy.MaxAge = -time.Second },
 		"Policy.MaxWait 3s is longer than MaxAge 2s":   func(c *config) { c.Policy.MaxWait, c.Policy.MaxAge = 3*time.Second, 2*time.Second },
 	} {
@@ -60,6 +61,13 @@ func TestNames(t *testing.T) {
 	} {
 		if got := outcome.String(); got != want {
 			t.Errorf("%d is %q, want %q", outcome, got, want)
+		}
+	}
+	for mode, want := range map[stream.FailMode]string{
+		stream.FailWait: "wait", stream.FailOpen: "open", stream.FailClosed: "closed", 7: "fail_mode(7)",
+	} {
+		if got := mode.String(); got != want {
+			t.Errorf("%d is %q, want %q", mode, got, want)
 		}
 	}
 	seen := make(map[string]bool)

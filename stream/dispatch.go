@@ -43,7 +43,9 @@ func (r *run[M]) pick(w *worker[M], now int64) (ask *tenant[M]) {
 		}
 		switch {
 		case err != nil:
-			r.undecided(t, e, err, now)
+			if r.undecided(w, t, e, err, now); w.entry != nil {
+				return nil
+			}
 		case d.Allowed:
 			r.grant(w, t, at, now)
 			r.step(t, d, at, now)
@@ -196,8 +198,8 @@ func (r *run[M]) evict(e *entry[M], reason Reason, due, now int64) {
 }
 
 // undecided is called when the limiter has failed to decide about e, the head
-// of t.
-func (r *run[M]) undecided(t *tenant[M], e *entry[M], err error, now int64) {
+// of t, for w. If messages may run then, w gets it.
+func (r *run[M]) undecided(w *worker[M], t *tenant[M], e *entry[M], err error, now int64) {
 	if errors.Is(err, gcra.ErrExceedsBurst) {
 		t.dequeue(e)
 		r.unpark(e)
@@ -212,6 +214,20 @@ func (r *run[M]) undecided(t *tenant[M], e *entry[M], err error, now int64) {
 		t.remote.failedAt = now
 	}
 	t.remote.failures++
+	switch r.cfg.Policy.OnLimiterError {
+	case FailOpen:
+		r.grant(w, t, now, now)
+		w.granted = unset
+		r.totals.FailedOpen++
+		t.limited, t.grantAt = false, unset
+		r.sched.arrange(t, now)
+		return
+	case FailClosed:
+		r.evict(e, ReasonLimiter, now+int64(doubled(100*time.Millisecond, int(e.deferrals), 30*time.Second)), now)
+		t.limited, t.grantAt = false, unset
+		r.sched.arrange(t, now)
+		return
+	}
 	t.limited, t.lookAt = true, unset
 	t.grantAt = now + int64(doubled(100*time.Millisecond, t.remote.failures-1, maxPause))
 	// All those that have waited for too long go at once: the next would not
@@ -241,7 +257,7 @@ func (r *run[M]) answered(w *worker[M], t *tenant[M], cost int64, d flux.Decisio
 	case e == nil || r.draining:
 		// Its message was revoked meanwhile: what was spent is lost.
 	case err != nil:
-		r.undecided(t, e, err, now)
+		r.undecided(w, t, e, err, now)
 		return
 	case d.Allowed && e.cost <= cost:
 		*t.remote = remote{last: d, at: now}

@@ -113,6 +113,7 @@ func (s Stats) plus(o Stats) Stats {
 	s.Dropped += o.Dropped
 	s.Released += o.Released
 	s.Revoked += o.Revoked
+	s.FailedOpen += o.FailedOpen
 	s.SettleErrors += o.SettleErrors
 	return s
 }

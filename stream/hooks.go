@@ -26,7 +26,7 @@ type Info struct {
 
 	// Published is when the message was first published, Delivered when the
 	// gate took it, and Granted the time that the limiter's decision to admit it
-	// was taken with: zero if it was not admitted. No attempt starts before its
+	// was taken with: zero if it was not admitted, see [FailOpen] as well. No attempt starts before its
 	// Granted, and the Granted times of a tenant keep its limit exactly,
 	// whatever delays the machine adds before the handler runs.
 	Published time.Time
@@ -46,6 +46,10 @@ type Stats struct {
 	// Released messages were given up unsettled at a drain, Revoked ones lost
 	// to another consumer before they were settled.
 	Released, Revoked int64
+
+	// FailedOpen counts attempts that ran although the limiter could not decide,
+	// see [FailOpen].
+	FailedOpen int64
 
 	// SettleErrors counts settles that failed and were, or will be, tried again.
 	SettleErrors int64

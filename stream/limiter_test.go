@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -98,6 +99,123 @@ func TestLimiterFails(t *testing.T) {
 		}
 		r.deliver(&parcel{name: "x", tenant: "a"})
 		r.want("23s x run", "23s x ack")
+		r.end()
+	})
+}
+
+// TestFailOpen holds that messages run without a grant while the limiter fails,
+// and are counted, each of them asked about first.
+func TestFailOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int64
+		var granted []bool
+		fails := true
+		r := start(t, nil, stream.Config[*parcel]{
+			Policy: stream.Policy{OnLimiterError: stream.FailOpen},
+			Limiter: checkerFunc(func(context.Context, string, int64) (flux.Decision, error) {
+				asked.Add(1)
+				if fails {
+					return flux.Decision{}, errors.New("no connection")
+				}
+				limit := gcra.Unlimited()
+				return flux.Decision{Decision: gcra.NewDecision(&limit, true, 0, 0, 0)}, nil
+			}),
+		}, func(ctx context.Context, p *parcel) error {
+			i, _ := stream.FromContext(ctx)
+			granted = append(granted, !i.Granted.IsZero())
+			return nil
+		})
+		r.deliver(named("a", 3)...)
+		r.want("0s a0 run", "0s a0 ack", "0s a1 run", "0s a1 ack", "0s a2 run", "0s a2 ack")
+		if s := r.gate.Stats(); s.FailedOpen != 3 || s.Processed != 3 || asked.Load() != 3 {
+			t.Errorf("Stats = %+v, asked %d times; want 3 of each", s, asked.Load())
+		}
+		fails = false
+		r.deliver(&parcel{name: "x", tenant: "a"})
+		r.want("0s x run", "0s x ack")
+		if s := r.gate.Stats(); s.FailedOpen != 3 {
+			t.Errorf("Stats = %+v: what the limiter granted is counted", s)
+		}
+		if want := []bool{false, false, false, true}; !slices.Equal(granted, want) {
+			t.Errorf("granted %v, want %v", granted, want)
+		}
+		r.end()
+	})
+}
+
+// TestFailOpenOversize holds that a message that costs more than the burst is a
+// decision, which no mode overrides.
+func TestFailOpenOversize(t *testing.T) {
+	for _, mode := range []stream.FailMode{stream.FailWait, stream.FailOpen, stream.FailClosed} {
+		synctest.Test(t, func(t *testing.T) {
+			lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(2)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := start(t, nil, stream.Config[*parcel]{Policy: stream.Policy{OnLimiterError: mode}, Limiter: checkerFunc(lim.Check)}, nil)
+			r.deliver(&parcel{name: "x", tenant: "a", cost: 3})
+			r.want("0s x dead oversize")
+			r.end()
+		})
+	}
+}
+
+// TestFailClosed holds that messages leave at once while the limiter fails, and
+// come back after a pause that grows with each of their deferrals.
+func TestFailClosed(t *testing.T) {
+	for outcome, want := range map[stream.Outcome][]string{
+		stream.Defer:      {"0s a0 defer limiter_error 100ms", "0s a1 defer limiter_error 800ms deferrals 4"},
+		stream.DeadLetter: {"0s a0 dead limiter_error", "0s a1 dead limiter_error"},
+		stream.Drop:       {"0s a0 ack", "0s a1 ack"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			fails := true
+			r := start(t, nil, stream.Config[*parcel]{
+				Policy: stream.Policy{OnLimiterError: stream.FailClosed, OnDenied: outcome},
+				Limiter: checkerFunc(func(context.Context, string, int64) (flux.Decision, error) {
+					if fails {
+						return flux.Decision{}, errors.New("no connection")
+					}
+					limit := gcra.Unlimited()
+					return flux.Decision{Decision: gcra.NewDecision(&limit, true, 0, 0, 0)}, nil
+				}),
+			}, nil)
+			r.deliver(&parcel{name: "a0", tenant: "a"}, &parcel{name: "a1", tenant: "a", meta: stream.Meta{Deferrals: 3}})
+			r.want(want...)
+			if s := r.gate.Stats(); s.Held != 0 || s.Deferred+s.DeadLettered+s.Dropped != 2 {
+				t.Errorf("%v: Stats = %+v, want nothing held", outcome, s)
+			}
+			fails = false
+			r.deliver(&parcel{name: "x", tenant: "a"})
+			r.want("0s x run", "0s x ack")
+			r.end()
+		})
+	}
+}
+
+// TestFailClosedOrder holds that later messages of an order key follow the one
+// that was deferred because the limiter failed.
+func TestFailClosedOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fails := 1
+		r := start(t, nil, stream.Config[*parcel]{
+			Policy:   stream.Policy{OnLimiterError: stream.FailClosed},
+			OrderKey: func(p *parcel) string { return p.key },
+			Limiter: checkerFunc(func(context.Context, string, int64) (flux.Decision, error) {
+				if fails--; fails >= 0 {
+					return flux.Decision{}, errors.New("no connection")
+				}
+				limit := gcra.Unlimited()
+				return flux.Decision{Decision: gcra.NewDecision(&limit, true, 0, 0, 0)}, nil
+			}),
+		}, nil)
+		first := &parcel{name: "k1", tenant: "a", key: "k", meta: stream.Meta{Order: 1}}
+		r.deliver(first, &parcel{name: "k2", tenant: "a", key: "k", meta: stream.Meta{Order: 2}})
+		r.want("0s k1 defer limiter_error 100ms")
+		time.Sleep(100 * time.Millisecond)
+		first.meta.Deferrals = 1
+		r.deliver(first)
+		r.want("100ms k1 run", "100ms k1 ack", "100ms k2 run", "100ms k2 ack")
 		r.end()
 	})
 }

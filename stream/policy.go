@@ -1,6 +1,9 @@
 package stream
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Policy turns what the limiter and the window say into an [Outcome]. The zero
 // Policy is the default one: a message waits in memory if its turn comes
@@ -21,6 +24,12 @@ type Policy struct {
 	// Drop.
 	// Defaults to DeadLetter.
 	OnNoTenant Outcome
+
+	// OnLimiterError is what becomes of a message that the limiter could not
+	// decide about. A message that costs more than its tenant's burst is not one
+	// of them.
+	// Defaults to FailWait.
+	OnLimiterError FailMode
 
 	// MaxDeferrals is how often a message may be deferred before it becomes a
 	// dead letter. Negative: without bound.
@@ -43,4 +52,36 @@ type Policy struct {
 	// is spent in memory, a longer one is a deferral.
 	// Defaults to 100ms doubled per attempt, at most 30s.
 	Backoff func(failed int) time.Duration
+}
+
+// FailMode is what the gate does while its limiter gives errors instead of
+// decisions.
+type FailMode uint8
+
+const (
+	// FailWait keeps a tenant's messages waiting while its limiter is asked
+	// again, after a pause that grows from 100 ms to 5 s. Those that have waited
+	// for MaxWait go the way of OnDenied.
+	FailWait FailMode = iota
+
+	// FailOpen processes the message without a grant: its [Info.Granted] is
+	// zero, it spends nothing, and [Stats.FailedOpen] counts it. The limiter is
+	// asked again with the next message, so one that hangs before it fails should
+	// be given a timeout of its own.
+	FailOpen
+
+	// FailClosed sends the message the way of OnDenied at once. One that is
+	// deferred comes back after a pause that doubles with each of its deferrals,
+	// from 100 ms to 30 s.
+	FailClosed
+)
+
+var failModeNames = [...]string{FailWait: "wait", FailOpen: "open", FailClosed: "closed"}
+
+// String returns the mode's stable name, as in "closed".
+func (m FailMode) String() string {
+	if int(m) < len(failModeNames) {
+		return failModeNames[m]
+	}
+	return fmt.Sprintf("fail_mode(%d)", uint8(m))
 }
