@@ -39,6 +39,9 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 	e := r.entry(a, t, now)
 	r.held++
 	t.held++
+	if a.invalid {
+		r.totals.Invalid++
+	}
 	select {
 	case <-a.revoked: // never, if it is nil
 		e.watch.gone.Store(true)
@@ -261,6 +264,8 @@ func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 	turn = min(turn, now+never)
 	f := &fate{outcome: p.OnDenied, reason: reason, granted: unset}
 	switch reason {
+	case ReasonShare:
+		f.outcome = p.OnFull
 	case ReasonExpired:
 		f.outcome = DeadLetter
 	case ReasonOversize:
@@ -317,12 +322,28 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 	default:
 		e.deferrals++
 	}
+	if f.outcome == Defer && !r.defers {
+		r.pause(e, turn)
+		return
+	}
 	if f.outcome == Defer {
 		// Without its monotonic reading: it is for another process.
 		f.until = time.Now().Add(time.Duration(until - now)).Round(0)
 		r.latch(e, until)
 	}
 	r.decide(e, f)
+}
+
+// pause makes e wait in memory for its next attempt.
+func (r *run[M]) pause(e *entry[M], until int64) {
+	if r.draining {
+		r.leave(e)
+		return
+	}
+	e.state = stateBackoff
+	e.tenant.waiting++
+	r.waiting++
+	r.delayed.push(e, until)
 }
 
 // decide hands e, which is in no list, to the settlers.

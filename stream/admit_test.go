@@ -272,6 +272,31 @@ func TestOnDenied(t *testing.T) {
 	}
 }
 
+// TestOnFull holds that a used-up share and a turn that is too far away have
+// outcomes of their own.
+func TestOnFull(t *testing.T) {
+	for _, c := range []struct {
+		denied, full stream.Outcome
+		want         []string
+	}{
+		{0, 0, []string{"0s a2 defer share_exceeded 2s", "0s b1 defer quota_exceeded 1h0m0s"}},
+		{0, stream.DeadLetter, []string{"0s a2 dead share_exceeded", "0s b1 defer quota_exceeded 1h0m0s"}},
+		{stream.DeadLetter, 0, []string{"0s a2 dead share_exceeded", "0s b1 dead quota_exceeded"}},
+		{stream.DeadLetter, stream.Defer, []string{"0s a2 defer share_exceeded 2s", "0s b1 dead quota_exceeded"}},
+		{stream.Defer, stream.Drop, []string{"0s a2 ack", "0s b1 defer quota_exceeded 1h0m0s"}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := start(t, limits{"a": gcra.PerSecond(1), "b": gcra.PerHour(1)}, stream.Config[*parcel]{
+				Window: 8, TenantWindow: 1, Policy: stream.Policy{OnDenied: c.denied, OnFull: c.full},
+			}, nil)
+			r.deliver(named("a", 3)...)
+			r.deliver(named("b", 2)...)
+			r.want(append(c.want, "0s a0 run", "0s a0 ack", "0s b0 run", "0s b0 ack")...)
+			r.end()
+		})
+	}
+}
+
 func TestNoTenant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{}, nil)

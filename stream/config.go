@@ -23,21 +23,24 @@ type Config[M any] struct {
 	// none. Required.
 	Tenant func(M) string
 
-	// OrderKey returns the key within its tenant whose messages must be
-	// processed one after another in the order of their delivery, and "" for a
-	// message without order. See [Gate] for what is promised.
-	// Defaults to nil: no order.
+	// Order says which messages are processed one after another.
+	// Defaults to PerKey if there is an OrderKey, and to Unordered otherwise.
+	Order Order
+
+	// OrderKey returns the key within its tenant that a message belongs to, and
+	// "" for a message without order. It goes with the order PerKey only.
+	// Defaults to nil.
 	OrderKey func(M) string
 
 	// Cost returns how many tokens a message spends. Less than 1 counts as 1,
-	// more than 2⁴⁰ as that.
+	// more than 2⁴⁰ as that, and what is negative in [Stats.Invalid] besides.
 	// A message that costs more than its tenant's burst becomes a dead letter.
 	// Defaults to nil: 1 each.
 	Cost func(M) int64
 
 	// Weight returns a tenant's share of the workers relative to other tenants
-	// with work. Less than 1 counts as 1. It is asked with every message, so it
-	// may change.
+	// with work. Less than 1 counts as 1, and what is negative in
+	// [Stats.Invalid] besides. It is asked with every message, so it may change.
 	// Defaults to nil: 1 each.
 	Weight func(tenant string) int64
 
@@ -50,7 +53,7 @@ type Config[M any] struct {
 	Window int
 
 	// TenantWindow is how many of them one tenant may have parked or in
-	// handlers; what goes beyond it takes the way of [Policy.OnDenied]. A tenant
+	// handlers; what goes beyond it takes the way of [Policy.OnFull]. A tenant
 	// that is held back by its limit gets no more places than are still free,
 	// either, so that any number of them together leave room for the others.
 	//
@@ -145,6 +148,18 @@ func (cfg Config[M]) resolve() (Config[M], error) {
 	if cfg.TenantWindow > cfg.Window {
 		return invalid("TenantWindow %d is larger than Window %d", cfg.TenantWindow, cfg.Window)
 	}
+	switch {
+	case cfg.Order == 0 && cfg.OrderKey != nil:
+		cfg.Order = PerKey
+	case cfg.Order == 0:
+		cfg.Order = Unordered
+	case cfg.Order > PerTenant:
+		return invalid("Order is %v: want unordered, per_key or per_tenant", cfg.Order)
+	case cfg.Order == PerKey && cfg.OrderKey == nil:
+		return invalid("Order is %v, but OrderKey is nil", cfg.Order)
+	case cfg.Order != PerKey && cfg.OrderKey != nil:
+		return invalid("Order is %v, but OrderKey is given", cfg.Order)
+	}
 	if cfg.TenantWorkers > cfg.Workers {
 		return invalid("TenantWorkers %d is larger than Workers %d", cfg.TenantWorkers, cfg.Workers)
 	}
@@ -167,6 +182,13 @@ func (p Policy) resolve() (Policy, error) {
 	case Defer, DeadLetter, Drop:
 	default:
 		return invalid("OnDenied is %v: want defer, dead_letter or drop", p.OnDenied)
+	}
+	switch p.OnFull {
+	case 0:
+		p.OnFull = p.OnDenied
+	case Defer, DeadLetter, Drop:
+	default:
+		return invalid("OnFull is %v: want defer, dead_letter or drop", p.OnFull)
 	}
 	switch p.OnNoTenant {
 	case 0:
@@ -201,6 +223,17 @@ func (p Policy) resolve() (Policy, error) {
 		p.Backoff = defaultBackoff
 	}
 	return p, nil
+}
+
+// withoutDefer returns an error if p, which is resolved, defers what is denied.
+func (p *Policy) withoutDefer() error {
+	switch {
+	case p.OnDenied == Defer:
+		return fmt.Errorf("%w: Policy.OnDenied is %v, which this source cannot do", ErrInvalidConfig, p.OnDenied)
+	case p.OnFull == Defer:
+		return fmt.Errorf("%w: Policy.OnFull is %v, which this source cannot do", ErrInvalidConfig, p.OnFull)
+	}
+	return nil
 }
 
 // defaultBackoff is 100 ms doubled per failed attempt, at most 30 s.

@@ -1,9 +1,11 @@
 package stream_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fluxlimiter/flux"
@@ -32,6 +34,12 @@ func TestInvalidConfig(t *testing.T) {
 		"Policy.OnDenied is wait":                      func(c *config) { c.Policy.OnDenied = stream.Wait },
 		"Policy.OnDenied is process":                   func(c *config) { c.Policy.OnDenied = stream.Process },
 		"Policy.OnDenied is outcome(9)":                func(c *config) { c.Policy.OnDenied = 9 },
+		"Policy.OnFull is wait":                        func(c *config) { c.Policy.OnFull = stream.Wait },
+		"Policy.OnFull is outcome(8)":                  func(c *config) { c.Policy.OnFull = 8 },
+		"Order is order(4)":                            func(c *config) { c.Order = 4 },
+		"Order is per_key, but OrderKey is nil":        func(c *config) { c.Order = stream.PerKey },
+		"Order is unordered, but OrderKey is given":    func(c *config) { *c = byKey(*c); c.Order = stream.Unordered },
+		"Order is per_tenant, but OrderKey is given":   func(c *config) { *c = byKey(*c); c.Order = stream.PerTenant },
 		"Policy.OnNoTenant is defer":                   func(c *config) { c.Policy.OnNoTenant = stream.Defer },
 		"Policy.OnLimiterError is fail_mode(3)":        func(c *config) { c.Policy.OnLimiterError = 3 },
 		"Policy.MaxAge -1s":                            func(c *config) { c.Policy.MaxAge = -time.Second },
@@ -54,7 +62,113 @@ func TestInvalidConfig(t *testing.T) {
 	}
 }
 
+// cannotDefer is a source that cannot defer.
+type cannotDefer struct{ sourceFunc }
+
+func (cannotDefer) CanDefer() bool { return false }
+
+// TestCannotDefer holds that a policy is refused that the source cannot follow,
+// and that nothing is deferred without one.
+func TestCannotDefer(t *testing.T) {
+	lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, policy := range map[string]stream.Policy{
+		"Policy.OnDenied is defer": {OnFull: stream.Drop},
+		"Policy.OnFull is defer":   {OnDenied: stream.Drop, OnFull: stream.Defer},
+		"":                         {OnDenied: stream.Drop},
+	} {
+		gate, err := stream.New(stream.Config[*parcel]{Limiter: lim, Tenant: func(p *parcel) string { return p.tenant }, Policy: policy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := false
+		src := cannotDefer{func(context.Context, stream.Intake[*parcel]) error { asked = true; return nil }}
+		err = gate.Run(t.Context(), src, func(context.Context, *parcel) error { return nil })
+		if asked != (want == "") || asked != (err == nil) || !asked && (!errors.Is(err, stream.ErrInvalidConfig) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("Run = %v, source asked: %t; want %q", err, asked, want)
+		}
+	}
+}
+
+// TestWaitsWhereNothingCanBeDeferred holds that without deferrals a message
+// waits in memory for its next attempt, and is counted as one that was deferred.
+func TestWaitsWhereNothingCanBeDeferred(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim, err := flux.New(flux.Config[string]{Limit: gcra.Unlimited()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		gate, err := stream.New(stream.Config[*parcel]{
+			Limiter: lim, Tenant: func(p *parcel) string { return p.tenant },
+			Policy: stream.Policy{
+				OnDenied: stream.Drop, MaxDeferrals: 2,
+				Backoff: func(int) time.Duration { return time.Hour },
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rig{t: t, begin: time.Now()}
+		src := cannotDefer{func(ctx context.Context, in stream.Intake[*parcel]) error {
+			for _, name := range []string{"later", "retry"} {
+				if err := in.Deliver(ctx, &parcel{name: name, tenant: "a", rig: r}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}}
+		if err := gate.Run(t.Context(), src, func(ctx context.Context, p *parcel) error {
+			r.note("%s run", p.name)
+			if p.name == "later" {
+				return stream.RetryLater(time.Minute, nil)
+			}
+			if info, _ := stream.FromContext(ctx); info.Attempt == 1 {
+				return errors.New("once")
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+		r.want("0s later run", "1m0s later run", "2m0s later run", "2m0s later dead max_deferrals",
+			"0s retry run", "1h0m0s retry run", "1h0m0s retry ack")
+	})
+}
+
+// TestInvalidValues holds that values that make no sense are counted, and taken
+// for the least that does.
+func TestInvalidValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := stream.Config[*parcel]{Weight: func(tenant string) int64 {
+			if tenant == "light" {
+				return -1
+			}
+			return 0
+		}}
+		r := start(t, nil, cfg, nil)
+		r.deliver(&parcel{name: "w", tenant: "light"}, &parcel{name: "c", tenant: "a", cost: -5},
+			&parcel{name: "both", tenant: "light", cost: -1}, &parcel{name: "fine", tenant: "a"},
+			&parcel{name: "b", tenant: "a", meta: stream.Meta{Bytes: -1}})
+		if n := r.gate.Stats().Invalid; n != 4 {
+			t.Errorf("%d invalid, want 4", n)
+		}
+		r.forget()
+		r.end()
+		if n := r.gate.Stats().Invalid; n != 4 {
+			t.Errorf("%d invalid after the run, want 4", n)
+		}
+	})
+}
+
 func TestNames(t *testing.T) {
+	for order, want := range map[stream.Order]string{
+		stream.Unordered: "unordered", stream.PerKey: "per_key", stream.PerTenant: "per_tenant", 0: "order(0)", 4: "order(4)",
+	} {
+		if got := order.String(); got != want {
+			t.Errorf("%d is %q, want %q", order, got, want)
+		}
+	}
 	for outcome, want := range map[stream.Outcome]string{
 		stream.Process: "process", stream.Wait: "wait", stream.Defer: "defer", stream.DeadLetter: "dead_letter",
 		stream.Drop: "drop", 0: "outcome(0)", 99: "outcome(99)",

@@ -46,10 +46,15 @@
 //
 // # Order
 //
-// Without [Config.OrderKey] there is none, beyond that messages of a tenant that
-// wait here go in the order in which they came.
+// [Config.Order] says which messages are processed one after another. With
+// [Unordered] none are, and there is no order, beyond that messages of a tenant
+// that wait here go in the order in which they came. With [PerKey] it is those
+// of a key of a tenant, with [PerTenant] those of a tenant, which is then one
+// key. The keys of a tenant that have work take turns, message by message, so
+// that a key with many does not hold up the others; a message may wait longer for
+// that than was foretold when it came.
 //
-// With it, messages of a key are processed one after another:
+// The messages of a key:
 //
 //   - One that waits, for its limit or a worker, is not overtaken by a later one
 //     of its key.

@@ -31,7 +31,7 @@ type entry[M any] struct {
 	prev, next   *entry[M] // in the list that state says
 	older, newer *entry[M] // among the entries of watch
 
-	arrival   int64 // counts the messages that arrive
+	arrival   int64 // its place among those of its tenant, in the order in which they arrived or became the first of their key
 	order     int64 // Meta.Order
 	cost      int64
 	published int64 // Unix nanoseconds, 0: unknown

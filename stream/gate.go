@@ -52,11 +52,19 @@ func New[M any](cfg Config[M]) (*Gate[M], error) {
 //
 // Run returns nil after an orderly end, an error that wraps the source's if it
 // failed, [ErrDrainTimeout] if the drain was not finished in time, both if both
-// happened, and [ErrRunning] at once while another Run goes on. It may be called
-// again after it has returned; the gate's totals go on counting, and everything
-// else starts afresh.
+// happened, [ErrRunning] at once while another Run goes on, and an error that
+// wraps [ErrInvalidConfig] for a policy that the source cannot follow, see
+// [Deferrer]. It may be called again after it has returned; the gate's totals go
+// on counting, and everything else starts afresh.
 func (g *Gate[M]) Run(ctx context.Context, src Source[M], handle Handler[M]) error {
-	r, err := g.begin()
+	defers := true
+	if s, ok := src.(Deferrer); ok && !s.CanDefer() {
+		defers = false
+		if err := g.cfg.Policy.withoutDefer(); err != nil {
+			return err
+		}
+	}
+	r, err := g.begin(defers)
 	if err != nil {
 		return err
 	}
@@ -64,13 +72,14 @@ func (g *Gate[M]) Run(ctx context.Context, src Source[M], handle Handler[M]) err
 	return r.supervise(ctx, src, handle)
 }
 
-func (g *Gate[M]) begin() (*run[M], error) {
+func (g *Gate[M]) begin(defers bool) (*run[M], error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.run != nil {
 		return nil, ErrRunning
 	}
 	g.run = newRun(&g.cfg)
+	g.run.defers = defers
 	return g.run, nil
 }
 
@@ -115,5 +124,6 @@ func (s Stats) plus(o Stats) Stats {
 	s.Revoked += o.Revoked
 	s.FailedOpen += o.FailedOpen
 	s.SettleErrors += o.SettleErrors
+	s.Invalid += o.Invalid
 	return s
 }

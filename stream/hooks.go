@@ -53,4 +53,8 @@ type Stats struct {
 
 	// SettleErrors counts settles that failed and were, or will be, tried again.
 	SettleErrors int64
+
+	// Invalid counts messages with a negative Cost, Weight, or [Meta.Bytes],
+	// which were taken for the least that is allowed.
+	Invalid int64
 }

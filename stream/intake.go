@@ -12,6 +12,7 @@ type arrival[M any] struct {
 	cost     int64
 	weight   int64
 	revoked  <-chan struct{}
+	invalid  bool // one of them makes no sense
 }
 
 // maxCost bounds the cost of a message, so that the costs of a window full of
@@ -21,14 +22,14 @@ const maxCost = 1 << 40
 func (r *run[M]) arrival(d Delivery[M]) arrival[M] {
 	m := d.Message()
 	a := arrival[M]{delivery: d, meta: d.Meta(), tenant: r.cfg.Tenant(m), cost: 1, weight: 1, revoked: d.Revoked()}
-	if r.cfg.OrderKey != nil && a.tenant != "" {
-		a.key = r.cfg.OrderKey(m)
-	}
+	a.key, a.invalid = r.cfg.orderKey(a.tenant, m), a.meta.Bytes < 0
 	if r.cfg.Cost != nil {
-		a.cost = min(max(1, r.cfg.Cost(m)), maxCost)
+		cost := r.cfg.Cost(m)
+		a.cost, a.invalid = min(max(1, cost), maxCost), a.invalid || cost < 0
 	}
 	if r.cfg.Weight != nil && a.tenant != "" {
-		a.weight = max(1, r.cfg.Weight(a.tenant))
+		weight := r.cfg.Weight(a.tenant)
+		a.weight, a.invalid = max(1, weight), a.invalid || weight < 0
 	}
 	return a
 }

@@ -170,6 +170,10 @@ func (r *run[M]) promote(k *orderKey[M], now int64) {
 	if e := k.blocked.first; e != nil && k.head == nil && !k.mustFollow(e.order) {
 		k.blocked.remove(e)
 		k.head = e
+		// It comes after those that were before the others of their keys already,
+		// so that a key with many messages does not go before all that came later.
+		r.arrivals++
+		e.arrival = r.arrivals
 		e.tenant.enqueue(e)
 		r.sched.arrange(e.tenant, now)
 	}

@@ -35,10 +35,84 @@ func TestOrderKey(t *testing.T) {
 			t.Errorf("TenantStats = %d, %d, want 3 and 3", waiting, running)
 		}
 		time.Sleep(1500 * time.Millisecond)
-		// k2 came before x6: it goes first, though it could not until now.
 		r.want("1s k1 ack", "1s l4 ack", "1s x5 ack", "1s k2 run", "1s x6 run")
 		time.Sleep(5 * time.Second)
 		r.want("2s k2 ack", "2s x6 ack", "2s k3 run", "3s k3 ack")
+		r.end()
+	})
+}
+
+// TestKeysTakeTurns holds that a key with many messages does not go before all
+// that came later: each key of a tenant has its turn, whatever the backlogs.
+func TestKeysTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := byKey(stream.Config[*parcel]{Policy: stream.Policy{MaxWait: time.Minute}})
+		r := start(t, limits{"a": gcra.PerSecond(1).WithBurst(1)}, cfg, nil)
+		for i := range 6 {
+			r.deliver(keyed(fmt.Sprint("k", i), "k", 0))
+		}
+		r.deliver(keyed("l0", "l", 0), keyed("l1", "l", 0), keyed("x0", "", 0), keyed("m0", "m", 0), keyed("x1", "", 0))
+		time.Sleep(time.Minute)
+		var want []string
+		for i, name := range []string{"k0", "k1", "l0", "x0", "m0", "x1", "k2", "l1", "k3", "k4", "k5"} {
+			at := time.Duration(i) * time.Second
+			want = append(want, fmt.Sprint(at, " ", name, " run"), fmt.Sprint(at, " ", name, " ack"))
+		}
+		r.want(want...)
+		r.end()
+	})
+}
+
+// TestOrderModes holds what may run at the same time: anything, messages of
+// different keys, or of different tenants.
+func TestOrderModes(t *testing.T) {
+	for order, want := range map[stream.Order][]string{
+		0:                {"0s k1 run", "0s k2 run", "0s l3 run", "0s o4 run"},
+		stream.Unordered: {"0s k1 run", "0s k2 run", "0s l3 run", "0s o4 run"},
+		stream.PerKey:    {"0s k1 run", "0s l3 run", "0s o4 run"},
+		stream.PerTenant: {"0s k1 run", "0s o4 run"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := stream.Config[*parcel]{Order: order}
+			if order == stream.PerKey {
+				cfg = byKey(cfg)
+			}
+			r := start(t, nil, cfg, func(context.Context, *parcel) error {
+				time.Sleep(time.Second)
+				return nil
+			})
+			other := keyed("o4", "k", 4)
+			other.tenant = "other"
+			r.deliver(keyed("k1", "k", 1), keyed("k2", "k", 2), keyed("l3", "l", 3), other)
+			r.want(want...)
+			time.Sleep(time.Minute)
+			r.forget()
+			r.end()
+		})
+	}
+}
+
+// TestPerTenantFollowsDeferred holds that the order of a tenant survives a
+// deferral, as that of a key does.
+func TestPerTenantFollowsDeferred(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{Order: stream.PerTenant}, func(_ context.Context, p *parcel) error {
+			if p.name == "a1" && p.meta.Deferrals == 0 {
+				return stream.RetryLater(4*time.Second, nil)
+			}
+			return nil
+		})
+		r.deliver(keyed("a1", "", 1), keyed("a2", "", 2), &parcel{name: "b", tenant: "b"})
+		time.Sleep(3 * time.Second)
+		r.deliver(keyed("a3", "", 3))
+		r.want("0s a1 run", "0s a1 defer retry_later 4s", "0s a2 defer behind_deferred 4.1s", "0s b run", "0s b ack")
+		time.Sleep(time.Second)
+		for i, name := range []string{"a2", "a1"} { // out of order
+			back := keyed(name, "", int64(2-i))
+			back.meta.Deferrals = 1
+			r.deliver(back)
+		}
+		r.want("4s a1 run", "4s a1 ack", "4s a2 run", "4s a2 ack", "4s a3 run", "4s a3 ack")
 		r.end()
 	})
 }

@@ -15,10 +15,15 @@ type Policy struct {
 	// Defaults to 5 seconds.
 	MaxWait time.Duration
 
-	// OnDenied is what becomes of a message that may not be parked: Defer,
-	// DeadLetter or Drop.
+	// OnDenied is what becomes of a message that may not be parked because its
+	// turn is too far away: Defer, DeadLetter or Drop.
 	// Defaults to Defer.
 	OnDenied Outcome
+
+	// OnFull is what becomes of a message that may not be parked because its
+	// tenant's share of the window is used up: Defer, DeadLetter or Drop.
+	// Defaults to what OnDenied says.
+	OnFull Outcome
 
 	// OnNoTenant is what becomes of a message without a tenant: DeadLetter or
 	// Drop.

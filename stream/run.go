@@ -20,8 +20,9 @@ import (
 // (they leave), reclaim.go (they make room), revoke.go (they are lost), drain.go
 // (the end).
 type run[M any] struct {
-	cfg   *Config[M]
-	clock clock
+	cfg    *Config[M]
+	clock  clock
+	defers bool // the source can defer
 
 	group errgroup.Group // of all goroutines but the source's
 

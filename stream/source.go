@@ -19,6 +19,16 @@ type Source[M any] interface {
 	Run(ctx context.Context, in Intake[M]) error
 }
 
+// Deferrer is a [Source] that says whether it can hand messages back to be
+// delivered again later. One without this method can.
+//
+// With a source that cannot, Run refuses a policy that defers what the limiter
+// or the window denies, a handler's message waits in memory for its next
+// attempt, however long that is, and Defer is never called.
+type Deferrer interface {
+	CanDefer() bool
+}
+
 // Intake is the gate's side of a [Source]. Its methods may be called by several
 // goroutines at once, one per partition, say.
 type Intake[M any] interface {

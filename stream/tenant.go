@@ -10,8 +10,8 @@ type tenant[M any] struct {
 	weight int64
 
 	// Messages whose turn may come: those that came in order are in queue, the
-	// few that are older than its last one (a key's next message, a retry, a
-	// deferred message that came back) in early.
+	// few that are older than its last one, because they are tried again, in
+	// early.
 	queue list[M]
 	early heap[*entry[M]]
 

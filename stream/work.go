@@ -229,14 +229,7 @@ func (r *run[M]) handIn(w *worker[M], now int64) {
 		r.totals.Revoked++
 		r.complete(e, now)
 	case verdictRetry:
-		if r.draining {
-			r.leave(e)
-			break
-		}
-		e.state = stateBackoff
-		t.waiting++
-		r.waiting++
-		r.delayed.push(e, now+min(int64(w.backoff), never))
+		r.pause(e, now+min(int64(w.backoff), never))
 	case verdictLater:
 		due := now + min(int64(w.backoff), never)
 		until := due
