@@ -129,7 +129,7 @@ func (d dialer) InProcessConn() (net.Conn, error) {
 	c, err := d.e.srv.Load().InProcessConn()
 	if d.l != nil && err == nil {
 		d.l.set(c)
-		return lineConn{c, d.l}, nil
+		return &lineConn{Conn: c, l: d.l}, nil
 	}
 	return c, err
 }
@@ -161,10 +161,19 @@ func (l *line) fail() {
 
 type lineConn struct {
 	net.Conn
-	l *line
+	l    *line
+	deaf atomic.Bool // what the server answers is lost, as the line breaks
 }
 
-func (c lineConn) Write(b []byte) (int, error) {
+func (c *lineConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.deaf.Load() {
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (c *lineConn) Write(b []byte) (int, error) {
 	if c.l.cut != nil && c.l.cut(b) {
 		c.l.fail()
 	}
@@ -172,6 +181,7 @@ func (c lineConn) Write(b []byte) (int, error) {
 		return len(b), nil
 	}
 	if c.l.after != nil && c.l.after(b) {
+		c.deaf.Store(true)
 		defer c.l.fail()
 	}
 	return c.Conn.Write(b)
