@@ -275,6 +275,9 @@ func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 	}
 	// Messages that follow a deferred one of their key have no choice.
 	if f.outcome != Defer && reason != ReasonOrder {
+		if turn > now && turn-now < never {
+			f.until = r.wall(turn, now)
+		}
 		r.decide(e, f)
 		return
 	}
@@ -327,8 +330,7 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 		return
 	}
 	if f.outcome == Defer {
-		// Without its monotonic reading: it is for another process.
-		f.until = time.Now().Add(time.Duration(until - now)).Round(0)
+		f.until = r.wall(until, now)
 		r.latch(e, until)
 	}
 	r.decide(e, f)
@@ -344,6 +346,12 @@ func (r *run[M]) pause(e *entry[M], until int64) {
 	e.tenant.waiting++
 	r.waiting++
 	r.delayed.push(e, until)
+}
+
+// wall returns a time of the run's clock as others know it: without a monotonic
+// reading, because it is for another process.
+func (r *run[M]) wall(at, now int64) time.Time {
+	return time.Now().Add(time.Duration(at - now)).Round(0)
 }
 
 // decide hands e, which is in no list, to the settlers.

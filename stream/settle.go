@@ -90,7 +90,7 @@ func (r *run[M]) settleOne(e *entry[M]) error {
 	case DeadLetter:
 		err = e.delivery.DeadLetter(ctx, Letter{
 			Reason: f.reason, Err: f.err, Stack: f.stack, Tenant: e.tenant.name,
-			Attempts: int(e.attempts), Deferrals: int(e.deferrals),
+			Attempts: int(e.attempts), Deferrals: int(e.deferrals), Turn: f.until,
 		})
 	default:
 		err = e.delivery.Ack(ctx)

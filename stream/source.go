@@ -127,4 +127,9 @@ type Letter struct {
 	Tenant    string
 	Attempts  int
 	Deferrals int
+
+	// Turn is when the message could have run, had it been allowed to wait. It is
+	// zero if it was denied for another reason than a lack of tokens or places, or
+	// if its turn would never have come.
+	Turn time.Time
 }

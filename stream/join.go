@@ -1,0 +1,56 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// Join returns a source that delivers what several deliver, so that their
+// messages share one gate: its limits, its workers and its window.
+//
+// It is exhausted when all of them are. When one fails the others are told to
+// stop, what they have delivered is processed, and then its Run returns that
+// error. It can defer if all of them can.
+func Join[M any](sources ...Source[M]) Source[M] { return joined[M](sources) }
+
+type joined[M any] []Source[M]
+
+func (j joined[M]) Run(ctx context.Context, in Intake[M]) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	errs := make([]error, len(j))
+	var wg sync.WaitGroup
+	for i, src := range j {
+		wg.Go(func() {
+			// Also when the goroutine ends in the source.
+			errs[i] = errGoexit
+			defer func() {
+				if errs[i] != nil {
+					stop(fmt.Errorf("%w: another source failed", ErrStopped))
+				}
+			}()
+			errs[i] = src.Run(ctx, in)
+		})
+	}
+	wg.Wait()
+	var failed []error
+	for _, err := range errs {
+		// Those that stopped because they were told to are in order.
+		if orderly(ctx, err) != nil {
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// CanDefer implements [Deferrer].
+func (j joined[M]) CanDefer() bool {
+	for _, src := range j {
+		if d, ok := src.(Deferrer); ok && !d.CanDefer() {
+			return false
+		}
+	}
+	return true
+}
