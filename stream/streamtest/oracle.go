@@ -203,64 +203,6 @@ func (h History) KeyOrder() error {
 	return p.err()
 }
 
-// FairnessLag finds pairs of tenants between which more was given to one than
-// start-time fair queueing allows: over any interval, |W(f)/w(f) - W(g)/w(g)|
-// <= c(f)/w(f) + c(g)/w(g), where W is the cost of the messages started, w the
-// weight and c the largest cost. It holds for tenants that have work all along:
-// only the events of the first n starts are looked at.
-func (h History) FairnessLag(n int, weight func(tenant string) int64) error {
-	var p problems
-	var tenants []string
-	largest := make(map[string]int64)
-	var starts []*Message
-	for _, e := range h {
-		if e.Kind == Started && len(starts) < n {
-			if largest[e.Message.Tenant] == 0 {
-				tenants = append(tenants, e.Message.Tenant)
-			}
-			largest[e.Message.Tenant] = max(largest[e.Message.Tenant], e.Message.Cost)
-			starts = append(starts, e.Message)
-		}
-	}
-	for i, f := range tenants {
-		for _, g := range tenants[:i] {
-			// Multiplied by both weights, so that all is whole.
-			wf, wg := weight(f), weight(g)
-			bound := largest[f]*wg + largest[g]*wf
-			var d, low, high int64
-			for _, m := range starts {
-				switch m.Tenant {
-				case f:
-					d += m.Cost * wg
-				case g:
-					d -= m.Cost * wf
-				}
-				low, high = min(low, d), max(high, d)
-			}
-			if high-low > bound {
-				p.add("tenants %q and %q: lag %d/%d, want at most %d/%d", f, g, high-low, wf*wg, bound, wf*wg)
-			}
-		}
-	}
-	return p.err()
-}
-
-// Dwells returns how long after its publication each message of a tenant was
-// first started, in the order of the starts.
-func (h History) Dwells(tenant string) (dwells []time.Duration) {
-	published, started := make(map[int64]time.Time), make(map[int64]bool)
-	for _, e := range h {
-		switch {
-		case e.Kind == Published:
-			published[e.Message.ID] = e.At
-		case e.Kind == Started && e.Message.Tenant == tenant && !started[e.Message.ID]:
-			started[e.Message.ID] = true
-			dwells = append(dwells, e.At.Sub(published[e.Message.ID]))
-		}
-	}
-	return dwells
-}
-
 // Busy is what a gate says of itself when nothing more will happen at this
 // instant, that is, after synctest.Wait.
 type Busy struct {

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
+	"github.com/fluxlimiter/flux/stream/streamtest"
+)
+
+// TestPicture holds what the picture is there to show.
+func TestPicture(t *testing.T) {
+	for _, c := range contenders() {
+		history, err := run(c, plan())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := history.Lost(nil); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		points := dwells(history)
+		dwell, want := p99(points, quiet...), 2*service
+		t.Logf("%s: quiet p99 %v, noisy p99 %v", c.name, dwell, p99(points, noisy))
+		if fair := dwell <= want; fair != (c.name == "flux") {
+			t.Errorf("%s: the quiet tenants' p99 is %v", c.name, dwell)
+		}
+		if dwell > want && dwell < 10*time.Second {
+			t.Errorf("%s: the quiet tenants' p99 is %v: the load is no flood", c.name, dwell)
+		}
+	}
+}
+
+// TestDraw holds that the program draws the same well-formed picture each time.
+func TestDraw(t *testing.T) {
+	var pictures [2][]byte
+	for i := range pictures {
+		name := filepath.Join(t.TempDir(), "noisy.svg")
+		if err := start([]string{"-o", name}, io.Discard, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if pictures[i], err = os.ReadFile(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(pictures[0], pictures[1]) {
+		t.Error("two pictures of the same load differ")
+	}
+	decoder := xml.NewDecoder(bytes.NewReader(pictures[0]))
+	for {
+		if _, err := decoder.Token(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{"prefers-color-scheme: dark", ">flux: quiet", ">plain consumer: quiet", ">one limiter for all: quiet"} {
+		if !bytes.Contains(pictures[0], []byte(want)) {
+			t.Errorf("the picture lacks %q", want)
+		}
+	}
+}
+
+func TestFigures(t *testing.T) {
+	var out strings.Builder
+	if err := start([]string{"-figures"}, &out, io.Discard); err != nil {
+		t.Error(err)
+	}
+	t.Logf("\n%s", &out)
+}
+
+// TestFiguresOfFIFO holds that each figure tells a consumer that takes messages
+// as they come from a fair one.
+func TestFiguresOfFIFO(t *testing.T) {
+	measured, err := measure(func(gcra.Limit, stream.Config[*message]) consumer {
+		return consumer{"fifo", func(ctx context.Context, src *streamtest.Broker, handle stream.Handler[*message]) error {
+			return inOrder(ctx, src, handle, nil)
+		}}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range measured {
+		if !f.broken() {
+			t.Errorf("%s: %v is within the bound %v", f.name, f.value, f.bound)
+		}
+	}
+	if err := report(io.Discard, measured); err == nil {
+		t.Error("report does not say that bounds are broken")
+	}
+}
+
+func TestBadArguments(t *testing.T) {
+	for _, args := range [][]string{{"-x"}, {"more"}} {
+		if err := start(args, io.Discard, io.Discard); err == nil {
+			t.Errorf("%q is accepted", args)
+		}
+	}
+}
