@@ -284,7 +284,16 @@ func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 
 	_, d := r.predict(t, 0, now)
 	interval := r.interval(t, d, e.cost)
-	if r.surplusAway(t, d, now) {
+	switch away := r.surplusAway(t, d, now); {
+	case e.key != nil && e.deferrals > 0:
+		// Those that follow it are to come back soon after the turn that it had:
+		// at the end of the line it would hold them all up. It comes after those
+		// that came back and found no place like itself.
+		if reason != ReasonOrder {
+			turn = max(turn, min(t.again, now+never)+interval)
+			t.again = turn
+		}
+	case away:
 		turn = max(turn, min(t.horizon, now+never)+interval)
 	}
 	// It comes back some time before its turn, to find a place and wait for it:
@@ -304,8 +313,13 @@ func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 		t.horizon = max(t.horizon, turn)
 	}
 	if reason == ReasonOrder {
-		// What it has to follow may be late, and late again.
-		until = max(until, e.key.lastBefore(e.order), now) + int64(doubled(100*time.Millisecond, int(e.deferrals), 30*time.Second))
+		last := min(e.key.lastBefore(e.order), now+never)
+		if last > now {
+			until = max(until, last+interval)
+		} else {
+			// What it has to follow is late, and may be late again.
+			until = max(until, now) + int64(doubled(100*time.Millisecond, int(e.deferrals), 30*time.Second))
+		}
 	}
 	r.hold(e, f, until, turn, now)
 }

@@ -71,11 +71,11 @@ func (r *run[M]) grant(w *worker[M], t *tenant[M], at, now int64) {
 	r.unpark(e)
 	e.state = stateRunning
 	e.denied = unset
-	if t.picked != unset && t.waiting > 0 {
+	if t.picked != unset && t.pressed {
 		t.picks = min(t.picks+1, enoughPicks)
 		t.gap += (now - t.picked - t.gap) / int64(t.picks)
 	}
-	t.picked, t.lastGrant = now, at
+	t.picked, t.lastGrant, t.pressed = now, at, t.waiting > t.awaiting
 	w.entry, w.granted = e, at
 }
 

@@ -201,12 +201,13 @@ func (r *run[M]) follow(k *orderKey[M], now int64) {
 // countAwaiting counts the messages of k that wait for nothing but one that is to come
 // back, after something about them has changed.
 func (r *run[M]) countAwaiting(k *orderKey[M]) {
-	r.awaiting -= k.awaiting
+	before := k.awaiting
 	k.awaiting = 0
 	if first := k.blocked.first; first != nil && k.head == nil && k.mustFollow(first.order) {
 		k.awaiting = k.blocked.n
 	}
-	r.awaiting += k.awaiting
+	r.awaiting += k.awaiting - before
+	k.id.tenant.awaiting += k.awaiting - before
 }
 
 // unpark takes back what park counted.

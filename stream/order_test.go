@@ -105,7 +105,7 @@ func TestPerTenantFollowsDeferred(t *testing.T) {
 		r.deliver(keyed("a1", "", 1), keyed("a2", "", 2), &parcel{name: "b", tenant: "b"})
 		time.Sleep(3 * time.Second)
 		r.deliver(keyed("a3", "", 3))
-		r.want("0s a1 run", "0s a1 defer retry_later 4s", "0s a2 defer behind_deferred 4.1s", "0s b run", "0s b ack")
+		r.want("0s a1 run", "0s a1 defer retry_later 4s", "0s a2 defer behind_deferred 4.001s", "0s b run", "0s b ack")
 		time.Sleep(time.Second)
 		for i, name := range []string{"a2", "a1"} { // out of order
 			back := keyed(name, "", int64(2-i))
@@ -157,7 +157,7 @@ func TestFollowsDeferred(t *testing.T) {
 			}
 			r.deliver(keyed("k1", "k", number(1)), keyed("k2", "k", number(2)), keyed("l3", "l", number(3)))
 			r.want("0s k1 run", "0s k1 defer retry_later 10s", "0s l3 run", "0s l3 ack",
-				"0s k2 defer behind_deferred 10.1s")
+				"0s k2 defer behind_deferred 10.001s")
 			// Nearly due: k4 waits here for k1 and k2.
 			time.Sleep(8 * time.Second)
 			r.deliver(keyed("k4", "k", number(4)))
@@ -189,7 +189,7 @@ func TestComesBackInAnyOrder(t *testing.T) {
 		})
 		r.deliver(keyed("k1", "k", 1), keyed("k2", "k", 2), keyed("k3", "k", 3))
 		r.want("0s k1 run", "0s k1 defer retry_later 10s",
-			"0s k2 defer behind_deferred 10.1s", "0s k3 defer behind_deferred 10.2s")
+			"0s k2 defer behind_deferred 10.001s", "0s k3 defer behind_deferred 10.002s")
 		time.Sleep(10 * time.Second)
 		for _, p := range []*parcel{keyed("k3", "k", 3), keyed("k2", "k", 2), keyed("k1", "k", 1)} {
 			r.want()
@@ -245,7 +245,7 @@ func TestFollowersLeaveRoom(t *testing.T) {
 			r.deliver(keyed(fmt.Sprint("k", i), "k", i+1))
 		}
 		r.want("0s k0 run", "0s k0 defer retry_later 2s",
-			"0s k3 defer behind_deferred 2.1s", "0s k4 defer behind_deferred 2.2s", "0s k5 defer behind_deferred 2.3s")
+			"0s k3 defer behind_deferred 2.001s", "0s k4 defer behind_deferred 2.002s", "0s k5 defer behind_deferred 2.003s")
 		if s := r.gate.Stats(); s.Waiting != 2 {
 			t.Errorf("Stats = %+v, want 2 parked", s)
 		}

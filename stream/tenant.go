@@ -29,6 +29,7 @@ type tenant[M any] struct {
 	limited   bool // the limiter had nothing left for it when it was last asked
 	overdrawn bool // it is in run.overdrawn
 	idle      bool // it is in run.idlers
+	pressed   bool // when one went to the workers last, others waited that could have gone, too
 	picks     int8 // how many gaps gap is known from, up to enoughPicks
 
 	// Fair queueing, see scheduler.
@@ -44,15 +45,18 @@ type tenant[M any] struct {
 
 	// horizon is the turn of the last of its messages that were deferred: those
 	// that arrive later come after it. It says nothing once it has passed. pace
-	// is what a token took to be earned when that was last looked at.
+	// is what a token took to be earned when that was last looked at. again is
+	// the turn of the last of those with an order key that came back to no place.
 	horizon int64
 	pace    int64
+	again   int64
 
 	gap    int64 // between two of its messages going to the workers, smoothed
 	picked int64 // when the last one went
 	since  int64 // when it began to have messages
 
 	latched    int        // messages in the deferred lists of its keys
+	awaiting   int        // messages blocked by nothing but a deferred one
 	prev, next *tenant[M] // among the idle ones
 }
 
@@ -140,7 +144,7 @@ func (r *run[M]) tenant(a *arrival[M], now int64) *tenant[M] {
 	t := r.tenants[a.tenant]
 	switch {
 	case t == nil:
-		t = &tenant[M]{name: a.tenant, grantAt: unset, lastGrant: unset, horizon: unset, picked: unset, lookAt: unset, since: now}
+		t = &tenant[M]{name: a.tenant, grantAt: unset, lastGrant: unset, horizon: unset, again: unset, picked: unset, lookAt: unset, since: now}
 		switch {
 		case a.tenant == "":
 			// It is never asked for.

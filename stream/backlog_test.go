@@ -1,0 +1,49 @@
+package stream_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
+	"github.com/fluxlimiter/flux/stream/streamtest"
+)
+
+// TestKeyedBacklog holds that a backlog is worked off at its tenant's limit
+// also if the messages are ordered by keys: one that comes back to no place
+// must not take all those that follow it to the end of the line, and a tenant
+// that waits for messages to come back must not be taken for a slow one.
+func TestKeyedBacklog(t *testing.T) {
+	for rate, window := range map[int64]int{100: 64, 500: 1024} {
+		synctest.Test(t, func(t *testing.T) {
+			const span = 40
+			s := newScene(t, limits{"a": gcra.PerSecond(rate).WithBurst(20)}, stream.Config[*message]{
+				Window:   window,
+				OrderKey: func(m *message) string { return m.Key },
+			})
+			s.broker = streamtest.NewBroker(streamtest.Config{Partitions: 2, Fault: func(op streamtest.Kind, _ *message, _ int) error {
+				if op == streamtest.Deferred {
+					time.Sleep(2 * time.Millisecond)
+				}
+				return nil
+			}})
+			n, rng := rate*span, rand.New(rand.NewPCG(1, 1))
+			for range n {
+				key := rng.IntN(50)
+				s.broker.Publish(message{Tenant: "a", Key: fmt.Sprint(key), Partition: key % 2})
+			}
+			took := s.run()
+			h := s.broker.History()
+			s.check(h)
+			if want := span * time.Second; took > want*105/100 {
+				t.Errorf("%d/s: took %v, want %v", rate, took, want)
+			}
+			if deferred := h.Count(streamtest.Deferred); deferred > int(n)*2 {
+				t.Errorf("%d/s: %d deferrals of %d messages", rate, deferred, n)
+			}
+		})
+	}
+}
