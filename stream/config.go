@@ -32,8 +32,9 @@ type Config[M any] struct {
 	// Defaults to nil.
 	OrderKey func(M) string
 
-	// Cost returns how many tokens a message spends. Less than 1 counts as 1,
-	// more than 2⁴⁰ as that, and what is negative in [Stats.Invalid] besides.
+	// Cost returns how many tokens a message spends when it is admitted; see
+	// [SetCost] for a cost that is known later. Less than 1 counts as 1, more than
+	// 2⁴⁰ as that, and what is negative in [Stats.Invalid] besides.
 	// A message that costs more than its tenant's burst becomes a dead letter.
 	// Defaults to nil: 1 each.
 	Cost func(M) int64
@@ -84,6 +85,13 @@ type Config[M any] struct {
 	// Defaults to Workers.
 	TenantWorkers int
 
+	// HandlerTimeout is how long one call of the handler may take: its context
+	// has that deadline, and ends with the cause [ErrHandlerTimeout]. An error that
+	// it returns then is an attempt like any other, and nil is success. A
+	// handler that pays no heed to its context keeps its worker.
+	// Defaults to 0, without bound.
+	HandlerTimeout time.Duration
+
 	// DrainTimeout is how long running handlers, and the settling of what they
 	// have done, may go on after Run's context ended.
 	// Defaults to 10 seconds.
@@ -126,6 +134,9 @@ func (cfg Config[M]) resolve() (Config[M], error) {
 		if field.value < 0 {
 			return invalid("%s %d is negative", field.name, field.value)
 		}
+	}
+	if cfg.HandlerTimeout < 0 {
+		return invalid("HandlerTimeout %v is negative", cfg.HandlerTimeout)
 	}
 	if cfg.DrainTimeout < 0 {
 		return invalid("DrainTimeout %v is negative", cfg.DrainTimeout)

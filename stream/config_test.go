@@ -20,14 +20,15 @@ func TestInvalidConfig(t *testing.T) {
 	}
 	type config = stream.Config[*parcel]
 	for want, change := range map[string]func(*config){
-		"Limiter is nil":   func(c *config) { c.Limiter = nil },
-		"Limiter is nil ":  func(c *config) { c.Limiter = (*flux.Limiter[string])(nil) },
-		"Tenant is nil":    func(c *config) { c.Tenant = nil },
-		"Window -1":        func(c *config) { c.Window = -1 },
-		"TenantWindow -2":  func(c *config) { c.TenantWindow = -2 },
-		"Workers -3":       func(c *config) { c.Workers = -3 },
-		"TenantWorkers -4": func(c *config) { c.TenantWorkers = -4 },
-		"DrainTimeout -5s": func(c *config) { c.DrainTimeout = -5 * time.Second },
+		"Limiter is nil":     func(c *config) { c.Limiter = nil },
+		"Limiter is nil ":    func(c *config) { c.Limiter = (*flux.Limiter[string])(nil) },
+		"Tenant is nil":      func(c *config) { c.Tenant = nil },
+		"Window -1":          func(c *config) { c.Window = -1 },
+		"TenantWindow -2":    func(c *config) { c.TenantWindow = -2 },
+		"Workers -3":         func(c *config) { c.Workers = -3 },
+		"TenantWorkers -4":   func(c *config) { c.TenantWorkers = -4 },
+		"HandlerTimeout -6s": func(c *config) { c.HandlerTimeout = -6 * time.Second },
+		"DrainTimeout -5s":   func(c *config) { c.DrainTimeout = -5 * time.Second },
 		"TenantWindow 11 is larger than Window 10":     func(c *config) { c.Window, c.TenantWindow = 10, 11 },
 		"TenantWindow 1025 is larger than Window 1024": func(c *config) { c.TenantWindow = 1025 },
 		"TenantWorkers 17 is larger than Workers 16":   func(c *config) { c.TenantWorkers = 17 },

@@ -20,7 +20,11 @@ type messageContext struct {
 	parent context.Context //nolint:containedctx // it is a context
 	facts  facts
 	asked  atomic.Bool
+	cost   atomic.Int64 // what SetCost said, plus 1; 0: nothing
 }
+
+// spent returns what the handler said that the message cost, unset if nothing.
+func (c *messageContext) spent() int64 { return c.cost.Load() - 1 }
 
 // ask remembers that the context was used.
 func (c *messageContext) ask() {
@@ -44,11 +48,11 @@ func (c *messageContext) Err() error {
 	return c.parent.Err()
 }
 
-// Value returns the message's facts for FromContext.
+// Value returns the context itself for FromContext and SetCost.
 func (c *messageContext) Value(key any) any {
 	c.ask()
 	if key == (contextKey{}) {
-		return &c.facts
+		return c
 	}
 	return c.parent.Value(key)
 }
@@ -59,7 +63,7 @@ const contextsAtOnce = 32
 
 // context returns a context for a handler, which has it to itself until it
 // returns.
-func (w *worker[M]) context(parent context.Context, f facts) context.Context {
+func (w *worker[M]) context(parent context.Context, f facts) *messageContext {
 	if len(w.contexts) > 0 && w.contexts[0].asked.Load() {
 		w.contexts = w.contexts[1:]
 	}
@@ -74,9 +78,9 @@ func (w *worker[M]) context(parent context.Context, f facts) context.Context {
 // FromContext returns the Info of the message that a handler's context was
 // made for, and false for any other context.
 func FromContext(ctx context.Context) (Info, bool) {
-	f, ok := ctx.Value(contextKey{}).(*facts)
+	c, ok := ctx.Value(contextKey{}).(*messageContext)
 	if !ok {
 		return Info{}, false
 	}
-	return f.info(), true
+	return c.facts.info(), true
 }

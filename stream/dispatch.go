@@ -67,7 +67,7 @@ func (t *tenant[M]) slot(e *entry[M], now int64) int64 {
 
 // grant gives the head of t, which the limiter has admitted at at, to w.
 func (r *run[M]) grant(w *worker[M], t *tenant[M], at, now int64) {
-	e := r.sched.take(t)
+	e, start := r.sched.take(t)
 	r.unpark(e)
 	e.state = stateRunning
 	e.denied = unset
@@ -76,7 +76,7 @@ func (r *run[M]) grant(w *worker[M], t *tenant[M], at, now int64) {
 		t.gap += (now - t.picked - t.gap) / int64(t.picks)
 	}
 	t.picked, t.lastGrant, t.pressed = now, at, t.waiting > t.awaiting
-	w.entry, w.granted = e, at
+	w.entry, w.granted, w.start, w.cost = e, at, start, unset
 }
 
 // step moves t on to the next slot of its limit after a grant at at, so that

@@ -30,6 +30,11 @@ var (
 	// then.
 	ErrDrainTimeout = errors.New("stream: drain timed out")
 
+	// ErrHandlerTimeout is the cause with which a handler's context ends after
+	// [Config.HandlerTimeout]. An error that the handler returns then is wrapped
+	// in it, in a dead letter, say.
+	ErrHandlerTimeout = errors.New("stream: handler timed out")
+
 	// ErrPanic is what a dead letter's error wraps if the handler panicked in
 	// its last attempt.
 	ErrPanic = errors.New("stream: handler panicked")

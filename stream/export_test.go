@@ -56,6 +56,12 @@ func (x *Sched) Wait(name string, at, now int64) {
 // Next takes the message whose turn it is; ok is false if there is none. done
 // says that it has been processed.
 func (x *Sched) Next(now int64) (name string, cost int64, done func(), ok bool) {
+	name, cost, correct, ok := x.Take(now)
+	return name, cost, func() { correct(cost) }, ok
+}
+
+// Take is Next, and done says what the message has cost in truth.
+func (x *Sched) Take(now int64) (name string, cost int64, done func(cost int64), ok bool) {
 	if x.s.wake(now) != nil {
 		panic("no tenant here looks at its limit before it is due")
 	}
@@ -63,10 +69,13 @@ func (x *Sched) Next(now int64) (name string, cost int64, done func(), ok bool) 
 	if t == nil {
 		return "", 0, nil, false
 	}
-	e := x.s.take(t)
+	e, start := x.s.take(t)
 	x.s.arrange(t, now)
-	return t.name, e.cost, func() {
+	return t.name, e.cost, func(cost int64) {
 		t.running--
+		if cost != e.cost {
+			x.s.correct(t, start, e.cost, cost)
+		}
 		x.s.arrange(t, now)
 	}, true
 }

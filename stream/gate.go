@@ -10,11 +10,12 @@ import (
 // [FromContext] tells the handler what the gate knows of the message.
 //
 // Its context carries the values of Run's, but not its end: it is cancelled
-// when the message is revoked, with the cause [ErrRevoked], and when the drain
-// times out, with [ErrDrainTimeout]. A handler must return then; what it returns
-// is not looked at any more. It may be kept by what the handler has used it for,
-// but must not be used for the first time after the handler has returned: it may
-// be that of another message then.
+// when the message is revoked, with the cause [ErrRevoked], when the drain times
+// out, with [ErrDrainTimeout], and after [Config.HandlerTimeout], with
+// [ErrHandlerTimeout]. A handler must return then; what it returns after a
+// revocation, or the end of the drain, is not looked at any more. The context may
+// be kept by what the handler has used it for, but must not be used for the first
+// time after the handler has returned: it may be that of another message then.
 type Handler[M any] func(ctx context.Context, m M) error
 
 // Gate applies a limiter's decisions to a stream of messages: see the package's

@@ -114,6 +114,85 @@ func TestPanic(t *testing.T) {
 	})
 }
 
+// TestHandlerTimeout holds that a handler's context ends in time and says why,
+// and that what the handler makes of it counts like any other result.
+func TestHandlerTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var causes []error
+		r := start(t, nil, stream.Config[*parcel]{
+			HandlerTimeout: time.Second,
+			Policy:         stream.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Second }},
+		}, func(ctx context.Context, p *parcel) error {
+			if by, ok := ctx.Deadline(); !ok || !by.Equal(time.Now().Add(time.Second)) {
+				t.Errorf("deadline %v, %v", by, ok)
+			}
+			if i, ok := stream.FromContext(ctx); !ok || i.Tenant != p.tenant {
+				t.Errorf("info %+v, %v", i, ok)
+			}
+			<-ctx.Done()
+			causes = append(causes, context.Cause(ctx))
+			switch p.name {
+			case "late":
+				return nil
+			case "later":
+				return stream.RetryLater(time.Minute, ctx.Err())
+			case "panics":
+				panic("late")
+			}
+			return ctx.Err()
+		})
+		r.deliver(&parcel{name: "x", tenant: "a"})
+		time.Sleep(10 * time.Second)
+		r.want("0s x run", "2s x run", "3s x dead max_attempts")
+		if l := r.letters[0]; !errors.Is(l.Err, stream.ErrHandlerTimeout) || !errors.Is(l.Err, context.DeadlineExceeded) || l.Attempts != 2 ||
+			l.Err.Error() != "stream: handler timed out after 1s: context deadline exceeded" {
+			t.Errorf("letter %+v", l)
+		}
+		r.deliver(&parcel{name: "late", tenant: "a"}, &parcel{name: "later", tenant: "a"})
+		r.deliver(&parcel{name: "panics", tenant: "a", meta: stream.Meta{Attempts: 1}})
+		time.Sleep(time.Second)
+		r.want("10s late run", "10s later run", "10s panics run", "11s late ack", "11s later defer retry_later 1m11s", "11s panics dead max_attempts")
+		for _, cause := range causes {
+			if cause != stream.ErrHandlerTimeout { //nolint:errorlint // the cause is this very error
+				t.Errorf("cause %v", cause)
+			}
+		}
+		r.end()
+	})
+}
+
+// TestHandlerTimeoutRevoked holds that the other ends of a handler's context keep
+// their causes, and that a handler in time is not bothered.
+func TestHandlerTimeoutRevoked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{HandlerTimeout: 2 * time.Second, DrainTimeout: time.Second}, func(ctx context.Context, p *parcel) error {
+			switch p.name {
+			case "quick":
+				time.Sleep(2*time.Second - 1)
+				if err := ctx.Err(); err != nil {
+					t.Errorf("quick: %v", err)
+				}
+				return errors.New("no")
+			default:
+				<-ctx.Done()
+				r := p.rig
+				r.note("%s %v", p.name, context.Cause(ctx))
+				return ctx.Err()
+			}
+		})
+		revoked := make(chan struct{})
+		r.deliver(&parcel{name: "quick", tenant: "a", meta: stream.Meta{Attempts: 4}}, &parcel{name: "gone", tenant: "a", revoked: revoked})
+		time.Sleep(time.Second)
+		close(revoked)
+		time.Sleep(time.Second)
+		r.want("0s quick run", "0s gone run", "1s gone stream: message was revoked", "1s gone released", "1.999999999s quick dead max_attempts")
+		if l := r.letters[0]; l.Err.Error() != "no" {
+			t.Errorf("letter %+v", l)
+		}
+		r.end()
+	})
+}
+
 // TestGoexit holds that handlers which end their goroutine, as t.FailNow does,
 // leave no worker missing.
 func TestGoexit(t *testing.T) {

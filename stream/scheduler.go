@@ -66,10 +66,39 @@ func (s *scheduler[M]) start(t *tenant[M], cost int64) int64 {
 	}
 	// A start further ahead than any charge is one that virtual time has
 	// overtaken by half of its range.
-	if d := t.start - s.virtual; d > 0 && d <= maxCharge {
+	d := t.start - s.virtual
+	if d > 0 && d <= maxCharge {
 		return t.start
 	}
+	t.entered, t.lag = s.virtual, -d
+	if d > 0 || d < -maxCharge {
+		t.lag = maxCharge
+	}
 	return s.virtual
+}
+
+// correct makes t, whose message was taken at a virtual start at the price of
+// cost, pay that of n instead. The caller arranges t.
+//
+// What t was charged before virtual time overtook it counts only as far as it
+// would have made a difference. Where t had work all along, its start may come to
+// lie before virtual time, and it makes up for the time in which it had paid too
+// much.
+func (s *scheduler[M]) correct(t *tenant[M], start, cost, n int64) {
+	more := -charge(cost, t.weight)
+	if n > 0 {
+		more += charge(n, t.weight)
+	}
+	if start-t.entered < 0 {
+		t.lag -= more
+		if t.lag >= 0 {
+			return
+		}
+		more, t.lag = -t.lag, 0
+	}
+	// Within the bounds that starts must keep.
+	ahead := t.start + more - s.virtual
+	t.start = s.virtual + min(max(ahead, -maxCharge), maxCharge)
 }
 
 // arrange puts t where it belongs after something about it has changed.
@@ -143,18 +172,21 @@ func (s *scheduler[M]) next() *tenant[M] {
 	return t
 }
 
-// take takes the head of t, which is not waiting, out and charges for it. The
-// caller arranges t.
-func (s *scheduler[M]) take(t *tenant[M]) *entry[M] {
-	e := t.head()
+// take takes the head of t, which is not waiting, out and charges for it. It
+// returns its virtual start as well. The caller arranges t.
+func (s *scheduler[M]) take(t *tenant[M]) (e *entry[M], start int64) {
+	e = t.head()
 	t.dequeue(e)
 	if t.where != placeReady {
 		t.start = s.start(t, e.cost)
 	}
-	s.virtual = t.start
+	start = t.start
+	if start-s.virtual > 0 { // it is not where a correction has left it
+		s.virtual = start
+	}
 	t.start += charge(e.cost, t.weight)
 	t.running++
-	return e
+	return e, start
 }
 
 // spread returns the 64-bit FNV-1a hash of a name.

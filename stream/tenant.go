@@ -37,6 +37,10 @@ type tenant[M any] struct {
 	index int32
 	start int64 // virtual, of its next message, or earlier than it
 
+	// What is needed to correct charges: when virtual time had overtaken start
+	// last, and by how much.
+	entered, lag int64
+
 	// The limit. Times are readings of the gate's clock.
 	grantAt   int64 // when the limiter will admit its next message, unset: now, as far as known
 	lastGrant int64

@@ -9,12 +9,21 @@ import (
 	"time"
 )
 
-// worker runs handlers, one at a time. Its goroutine owns it, but for entry and
-// granted, which are written with the run's mutex held so that others may read
-// them then, and phase.
+// worker runs handlers, one at a time.
 type worker[M any] struct {
+	job[M]
+
+	contexts []messageContext // to be used, see context
+}
+
+// job is a message in the hands of a worker, whose goroutine owns it, but for
+// entry and granted, which are written with the run's mutex held so that others
+// may read them then, and phase.
+type job[M any] struct {
 	entry   *entry[M]
 	granted int64
+	start   int64 // virtual, that it was taken at
+	cost    int64 // what the handler says that it cost, unset: as estimated
 
 	// phase is changed by compare-and-swap: a message is settled by its worker
 	// or released by the drain, never both.
@@ -23,8 +32,6 @@ type worker[M any] struct {
 	verdict verdict
 	fate    *fate
 	backoff time.Duration
-
-	contexts []messageContext // to be used, see context
 }
 
 const (
@@ -59,7 +66,7 @@ func (r *run[M]) next(w *worker[M]) bool {
 	r.mu.Lock()
 	now := r.clock.now()
 	if w.entry != nil {
-		r.handIn(w, now)
+		r.handIn(&w.job, now)
 	}
 	for {
 		r.advance(now)
@@ -112,10 +119,11 @@ func (r *run[M]) process(w *worker[M], handle Handler[M]) {
 		facts := r.facts(e, w.granted)
 		hook(facts.info())
 	}
-	ctx := r.handling
+	parent := r.handling
 	if e.watch != nil {
-		ctx = e.watch.ctx
+		parent = e.watch.ctx
 	}
+	c := w.context(parent, r.facts(e, w.granted))
 
 	returned, concluded := false, false
 	defer func() {
@@ -126,100 +134,115 @@ func (r *run[M]) process(w *worker[M], handle Handler[M]) {
 			// It was not the handler but Backoff, a hook or the source.
 			w.verdict = verdictUnknown
 		default:
-			r.conclude(w, errGoexit, nil)
+			w.cost = c.spent()
+			r.correct(&w.job)
+			r.conclude(&w.job, errGoexit, nil)
 		}
 		// Something ended the goroutine, which cannot be stopped; another takes
 		// its place.
 		r.spawn(func() { r.loop(w, handle) })
 	}()
-	stack, err := call(w.context(ctx, r.facts(e, w.granted)), handle, e.delivery.Message())
+	stack, err := call(c, r.cfg.HandlerTimeout, handle, e.delivery.Message())
 	returned = true
-	r.conclude(w, err, stack)
+	w.cost = c.spent()
+	r.correct(&w.job)
+	r.conclude(&w.job, err, stack)
 	concluded = true
 }
 
-// call calls a handler and returns what it returned, or its panic as an error
-// and the stack of it.
-func call[M any](ctx context.Context, handle Handler[M], m M) (stack []byte, err error) {
+// call calls a handler, of one message or of many, and returns what it returned,
+// or its panic as an error and the stack of it. It ends the handler's context
+// after limit, if that is not 0.
+func call[T any](ctx context.Context, limit time.Duration, handle func(context.Context, T) error, m T) (stack []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			stack, err = debug.Stack(), fmt.Errorf("%w: %v", ErrPanic, v)
 		}
 	}()
-	return nil, handle(ctx, m)
+	if limit == 0 {
+		return nil, handle(ctx, m)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, ErrHandlerTimeout)
+	defer cancel()
+	err = handle(ctx, m)
+	if err != nil && context.Cause(ctx) == ErrHandlerTimeout { //nolint:errorlint // the cause is this very error
+		err = fmt.Errorf("%w after %v: %w", ErrHandlerTimeout, limit, err)
+	}
+	return nil, err
 }
 
 // conclude finds the verdict on a message whose handler is done with err.
-func (r *run[M]) conclude(w *worker[M], err error, stack []byte) {
-	e := w.entry
-	w.fate, w.backoff = nil, 0
+func (r *run[M]) conclude(j *job[M], err error, stack []byte) {
+	e := j.entry
+	j.fate, j.backoff = nil, 0
 	switch {
-	case !w.phase.CompareAndSwap(phaseHandling, phaseSettling):
-		w.verdict = verdictGone
+	case !j.phase.CompareAndSwap(phaseHandling, phaseSettling):
+		j.verdict = verdictGone
 	case e.revoked():
 		e.delivery.Release()
-		w.verdict = verdictRevoked
+		j.verdict = verdictRevoked
 	case err == nil:
-		r.acknowledge(w)
+		r.acknowledge(j)
 	default:
-		r.failed(w, err, stack)
+		r.failed(j, err, stack)
 	}
 }
 
 // acknowledge settles a message that was processed. If that fails the settlers
 // go on with it.
-func (r *run[M]) acknowledge(w *worker[M]) {
-	switch err := w.entry.delivery.Ack(r.settling); {
+func (r *run[M]) acknowledge(j *job[M]) {
+	switch err := j.entry.delivery.Ack(r.settling); {
 	case err == nil:
-		w.verdict = verdictDone
+		j.verdict = verdictDone
 		if hook := r.cfg.Hooks.Settled; hook != nil {
-			facts := r.facts(w.entry, w.granted)
+			facts := r.facts(j.entry, j.granted)
 			hook(facts.info(), Process, ReasonNone)
 		}
 	case errors.Is(err, ErrRevoked):
-		w.verdict = verdictRevoked
+		j.verdict = verdictRevoked
 	default:
-		w.verdict, w.fate = verdictSettle, &fate{outcome: Process, granted: w.granted, tries: 1}
+		j.verdict, j.fate = verdictSettle, &fate{outcome: Process, granted: j.granted, tries: 1}
 	}
 }
 
 // failed finds the verdict on a message whose handler failed.
-func (r *run[M]) failed(w *worker[M], err error, stack []byte) {
-	e, p := w.entry, &r.cfg.Policy
-	w.fate = &fate{outcome: DeadLetter, err: err, stack: stack, granted: w.granted}
+func (r *run[M]) failed(j *job[M], err error, stack []byte) {
+	e, p := j.entry, &r.cfg.Policy
+	j.fate = &fate{outcome: DeadLetter, err: err, stack: stack, granted: j.granted}
 	if permanent := (*permanentError)(nil); errors.As(err, &permanent) {
 		e.attempts++
-		w.fate.failed = true
-		w.verdict, w.fate.reason = verdictSettle, ReasonPermanent
+		j.fate.failed = true
+		j.verdict, j.fate.reason = verdictSettle, ReasonPermanent
 		return
 	}
 	if later := (*retryLaterError)(nil); errors.As(err, &later) {
-		w.verdict, w.fate.reason, w.backoff = verdictLater, ReasonRetryLater, later.after
+		j.verdict, j.fate.reason, j.backoff = verdictLater, ReasonRetryLater, later.after
 		return
 	}
 	e.attempts++
-	w.fate.failed = true
+	j.fate.failed = true
 	if p.MaxAttempts >= 0 && int(e.attempts) >= p.MaxAttempts {
-		w.verdict, w.fate.reason = verdictSettle, ReasonAttempts
+		j.verdict, j.fate.reason = verdictSettle, ReasonAttempts
 		return
 	}
-	w.fate.reason = ReasonRetry
-	w.backoff = max(0, p.Backoff(int(e.attempts)))
-	if w.verdict = verdictRetry; w.backoff > max(0, p.MaxWait) {
-		w.verdict = verdictLater
+	j.fate.reason = ReasonRetry
+	j.backoff = max(0, p.Backoff(int(e.attempts)))
+	if j.verdict = verdictRetry; j.backoff > max(0, p.MaxWait) {
+		j.verdict = verdictLater
 	}
 }
 
-// handIn does with the message of w what its verdict says.
-func (r *run[M]) handIn(w *worker[M], now int64) {
-	e := w.entry
-	w.entry = nil
-	if w.verdict == verdictGone {
+// handIn does with the message of j what its verdict says.
+func (r *run[M]) handIn(j *job[M], now int64) {
+	e := j.entry
+	j.entry = nil
+	if j.verdict == verdictGone {
 		return
 	}
 	t := e.tenant
 	t.running--
-	switch w.verdict {
+	r.recharge(j, t, e.cost, now)
+	switch j.verdict {
 	case verdictUnknown:
 		r.leave(e)
 	case verdictDone:
@@ -229,21 +252,21 @@ func (r *run[M]) handIn(w *worker[M], now int64) {
 		r.totals.Revoked++
 		r.complete(e, now)
 	case verdictRetry:
-		r.pause(e, now+min(int64(w.backoff), never))
+		r.pause(e, now+min(int64(j.backoff), never))
 	case verdictLater:
-		due := now + min(int64(w.backoff), never)
+		due := now + min(int64(j.backoff), never)
 		until := due
 		if e.key != nil {
 			// One that is older may have been deferred further.
 			until = max(until, e.key.lastBefore(e.order)+1)
 		}
-		r.hold(e, w.fate, until, due, now)
+		r.hold(e, j.fate, until, due, now)
 		if e.key != nil {
 			r.follow(e.key, now)
 		}
 	case verdictSettle:
-		e.fate = w.fate
-		if w.fate.outcome == Process {
+		e.fate = j.fate
+		if j.fate.outcome == Process {
 			r.settleFailed(e, now)
 		} else {
 			r.toSettle(e)

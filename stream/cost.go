@@ -1,0 +1,72 @@
+package stream
+
+import (
+	"context"
+
+	"github.com/fluxlimiter/flux"
+)
+
+// SetCost says that this attempt has cost n tokens, where [Config.Cost] could
+// only estimate it, and [Info.Cost] says how much was spent. A handler calls it
+// with its context when it knows, any number of times: the last one counts. It
+// has no effect after the handler has returned, or with any other context. Less
+// than 0 counts as 0, more than 2⁴⁰ as that.
+//
+// When the handler has returned, whatever it returned, the limiter is corrected
+// by the difference: tokens that were not used are given back, those that were
+// used beyond the estimate are a debt, which later messages of the tenant wait
+// for. The tenant's share of the workers is corrected likewise. The next attempt,
+// if there is one, is admitted by the estimate again.
+//
+// A limiter other than a [flux.Limiter] is corrected through those of its
+// methods Refund and Debt that it has, called by the worker. If one is missing,
+// or fails, then what the limiter has spent stays as it was.
+func SetCost(ctx context.Context, n int64) {
+	if c, ok := ctx.Value(contextKey{}).(*messageContext); ok {
+		c.cost.Store(min(max(0, n), maxCost) + 1)
+	}
+}
+
+// debtor is a limiter that can be made to spend what it has not got.
+type debtor interface {
+	Debt(ctx context.Context, tenant string, n int64) (flux.Decision, error)
+}
+
+// correct makes the limiter spend what the message of j has cost in truth. What
+// ran without a grant has spent nothing.
+func (r *run[M]) correct(j *job[M]) {
+	if j.cost == unset || j.granted == unset {
+		return
+	}
+	t, more := j.entry.tenant, j.cost-j.entry.cost
+	// The errors are dropped: there is nobody to tell, and nothing to be done.
+	switch {
+	case more > 0 && t.handle != nil:
+		_, _ = t.handle.DebtAt(r.clock.now(), more)
+	case more < 0 && t.handle != nil:
+		_ = t.handle.RefundAt(r.clock.now(), -more)
+	case more > 0:
+		if l, ok := r.cfg.Limiter.(debtor); ok {
+			_, _ = l.Debt(r.settling, t.name, more)
+		}
+	case more < 0:
+		if l, ok := r.cfg.Limiter.(flux.Refunder[string]); ok {
+			_ = l.Refund(r.settling, t.name, -more)
+		}
+	}
+}
+
+// recharge corrects the share of the workers that the tenant of j has had for
+// cost tokens, and forgets what was known of its limit.
+func (r *run[M]) recharge(j *job[M], t *tenant[M], cost, now int64) {
+	if j.cost == unset || j.cost == cost {
+		return
+	}
+	r.sched.correct(t, j.start, cost, j.cost)
+	switch {
+	case j.cost > cost:
+		t.limited = true
+	case t.grantAt > now && (t.remote == nil || t.remote.failures == 0):
+		t.grantAt = unset // it may be earlier now
+	}
+}
