@@ -26,6 +26,14 @@ func TestCheckDoesNotAllocate(t *testing.T) {
 	_, _ = queued.Check(ctx, key, 1)
 	queued.WaitAsync(ctx, key, 1)
 	defer queued.Close()
+	slow := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(1), LimitFor: func(k string) gcra.Limit { return plans[len(k)%2] }})
+	if err := slow.SetFactor(0.3); err != nil {
+		t.Fatal(err)
+	}
+	chain, err := flux.Chain(flux.Link[string]{Name: "plan", Checker: lim}, flux.Link[string]{Name: "all", Checker: slow})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, f := range map[string]func(){
 		"string":        func() { _, _ = lim.Check(ctx, "tenant", 1) },
 		"other plan":    func() { _, _ = lim.Check(ctx, "tenants", 1) },
@@ -33,6 +41,9 @@ func TestCheckDoesNotAllocate(t *testing.T) {
 		"int":           func() { _, _ = numbers.Check(ctx, 7, 1) },
 		"struct":        func() { _, _ = pairs.Check(ctx, pair{"tenant", 7}, 1) },
 		"handle":        func() { _, _ = h.CheckAt(lim.Now(), 1) },
+		"factor":        func() { _, _ = slow.Check(ctx, "tenants", 1) },
+		"chain":         func() { _, _ = chain.Check(ctx, "tenants", 0) },
+		"chain, denied": func() { _, _ = chain.Check(ctx, "tenant", 1) },
 		"behind others": func() { _, _ = queued.Check(ctx, key, 1) },
 		"Refund":        func() { _ = lim.Refund(ctx, "tenant", 1) },
 		"Debt":          func() { _, _ = lim.Debt(ctx, "tenant", 0) },

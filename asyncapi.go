@@ -44,7 +44,7 @@ func (l *Limiter[K]) Wait(ctx context.Context, key K, n int64) error {
 	defer l.idle.Put(w)
 	w.n = n
 	room := l.room(l.hash(key))
-	if d, err := room.join(ctx, key, w, false); err != nil || d.Allowed {
+	if d, err := room.join(ctx, key, w, false); err != nil || d.Allowed() {
 		return err
 	}
 	select {
@@ -70,7 +70,7 @@ func (l *Limiter[K]) WaitAsync(ctx context.Context, key K, n int64) <-chan Resul
 		return answered(d, n, err)
 	}
 	w := &waiter[K]{n: n, to: make(chan Result, 1)}
-	if d, err := l.room(l.hash(key)).join(ctx, key, w, true); err != nil || d.Allowed {
+	if d, err := l.room(l.hash(key)).join(ctx, key, w, true); err != nil || d.Allowed() {
 		return answered(d, n, err)
 	}
 	return w.to
@@ -86,7 +86,7 @@ func (l *Limiter[K]) try(ctx context.Context, key K, n int64) (d Decision, done 
 	case l.queued(key) == nil:
 		d, err = l.checkAt(key, l.Now(), n)
 	}
-	done = err != nil || d.Allowed
+	done = err != nil || d.Allowed()
 	if done && l.hooks.waits() {
 		l.hooks.afterWait(ended[K]{key: key, n: n, res: resultOf(d, n, err)})
 	}
@@ -103,7 +103,7 @@ func answered(d Decision, n int64, err error) <-chan Result {
 // resultOf returns the result of a decision about n tokens.
 func resultOf(d Decision, n int64, err error) Result {
 	res := Result{Decision: d, Err: err}
-	if err == nil && d.Allowed {
+	if err == nil && d.Allowed() {
 		res.Spent = n
 	}
 	return res

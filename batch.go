@@ -84,15 +84,14 @@ func (l *Limiter[K]) checkTogether(results []Result, reqs []Request[K], now int6
 			break
 		}
 		asked++
-		allowed = allowed && s.d.Allowed
+		allowed = allowed && s.d.Allowed()
 		retry = max(retry, s.d.RetryAfter)
 	}
 	if err != nil || !allowed {
 		for i := range shares[:asked] {
-			if s := &shares[i]; s.d.Allowed {
+			if s := &shares[i]; s.d.Allowed() {
 				_ = l.refundAt(s.key, now, s.n) // as valid as the check before
 				s.d, _ = l.checkAt(s.key, now, 0)
-				s.d.Allowed = false
 			}
 			shares[i].d.RetryAfter = retry
 		}
@@ -139,7 +138,7 @@ func (l *Limiter[K]) checkMost(key K, now, n int64) Result {
 			try = max(1, min(most, peek.Largest()))
 		}
 		res := l.resultAt(key, now, try)
-		if res.Err != nil || res.Allowed || try <= 1 {
+		if res.Err != nil || res.Allowed() || try <= 1 {
 			return res
 		}
 		most = try - 1 // someone else was faster

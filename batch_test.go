@@ -82,7 +82,7 @@ func TestCheckAll(t *testing.T) {
 				}
 				for i, want := range tt.want {
 					res := results[i]
-					if res.Allowed != want.allowed || res.Spent != want.spent || res.RetryAfter != want.retry || !errors.Is(res.Err, want.err) {
+					if res.Allowed() != want.allowed || res.Spent != want.spent || res.RetryAfter != want.retry || !errors.Is(res.Err, want.err) {
 						t.Errorf("%d: got %+v, want %+v", i, res, want)
 					}
 				}
@@ -95,11 +95,11 @@ func TestCheckAll(t *testing.T) {
 					return
 				}
 				time.Sleep(400*ms - 1)
-				if results, _ := lim.CheckAll(t.Context(), tt.reqs, tt.mode); results[0].Allowed || results[0].RetryAfter != 1 {
+				if results, _ := lim.CheckAll(t.Context(), tt.reqs, tt.mode); results[0].Allowed() || results[0].RetryAfter != 1 {
 					t.Errorf("one nanosecond early: %+v", results[0])
 				}
 				time.Sleep(time.Nanosecond)
-				if results, _ := lim.CheckAll(t.Context(), tt.reqs, tt.mode); !results[0].Allowed {
+				if results, _ := lim.CheckAll(t.Context(), tt.reqs, tt.mode); !results[0].Allowed() {
 					t.Errorf("after RetryAfter: %+v", results[0])
 				}
 			})
@@ -128,7 +128,7 @@ func TestAsManyAsPossibleWhenOthersAreFaster(t *testing.T) {
 			return gcra.Limit{}
 		}})
 		results, err := lim.CheckAll(t.Context(), requests("a", 20), flux.AsManyAsPossible)
-		if err != nil || !results[0].Allowed || results[0].Spent != 7 {
+		if err != nil || !results[0].Allowed() || results[0].Spent != 7 {
 			t.Errorf("%+v, %v; want 7 spent", results, err)
 		}
 	})

@@ -43,7 +43,7 @@ func BenchmarkTable(b *testing.B) {
 	}
 	base := time.Now()
 	for b.Loop() {
-		if d, err := table.TakeAt("tenant", nil, int64(time.Since(base)), 1); err != nil || !d.Allowed {
+		if d, err := table.TakeAt("tenant", nil, int64(time.Since(base)), 1); err != nil || !d.Allowed() {
 			b.Fatal(d, err)
 		}
 	}
@@ -82,7 +82,7 @@ func BenchmarkCheck(b *testing.B) {
 			_, _ = lim.Check(ctx, "tenant", 1)
 			b.ReportAllocs()
 			for b.Loop() {
-				if d, err := lim.Check(ctx, "tenant", 1); err != nil || d.Allowed == deny {
+				if d, err := lim.Check(ctx, "tenant", 1); err != nil || d.Allowed() == deny {
 					b.Fatal(d, err)
 				}
 			}
@@ -111,7 +111,7 @@ func BenchmarkCheckAt(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				now++
-				if d, err := h.CheckAt(now, 1); err != nil || d.Allowed == deny {
+				if d, err := h.CheckAt(now, 1); err != nil || d.Allowed() == deny {
 					b.Fatal(d, err)
 				}
 			}

@@ -1,7 +1,6 @@
 package flux
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -83,8 +82,8 @@ func (c chain[K]) Check(ctx context.Context, key K, n int64) (Decision, error) {
 			err = fmt.Errorf("flux: limit %q: %w", link.name, err)
 			return Decision{}, errors.Join(err, c[:i].giveBack(ctx, key, n))
 		}
-		if !d.Allowed {
-			d.DeniedBy = cmp.Or(d.DeniedBy, link.name)
+		if !d.Allowed() {
+			d = d.denied(link.name)
 			if err := c[:i].giveBack(ctx, key, n); err != nil {
 				return Decision{}, err
 			}
@@ -103,9 +102,8 @@ func (c chain[K]) longest(ctx context.Context, key K, n int64, d Decision) Decis
 		// A limit that cannot tell now does not make the denial any less one.
 		other, err := link.Check(ctx, key, 0)
 		if err == nil && other.Limit() != (gcra.Limit{}) && other.Delay(n) > d.RetryAfter {
-			other.Allowed, other.RetryAfter = false, other.Delay(n)
-			other.DeniedBy = cmp.Or(other.DeniedBy, link.name)
-			d = other
+			other.RetryAfter = other.Delay(n)
+			d = other.denied(link.name)
 		}
 	}
 	return d

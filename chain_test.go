@@ -40,7 +40,7 @@ func TestChain(t *testing.T) {
 		want := func(tenant string, n int64, by string, retry time.Duration, left ...int64) {
 			t.Helper()
 			d, err := chain.Check(t.Context(), tenant, n)
-			if err != nil || d.Allowed != (by == "") || d.DeniedBy != by || d.RetryAfter != retry {
+			if err != nil || d.Allowed() != (by == "") || d.DeniedBy() != by || d.RetryAfter != retry {
 				t.Errorf("%d for %s = %+v, %v; want %v, denied by %q", n, tenant, d, err, retry, by)
 			}
 			least := left[0]
@@ -71,7 +71,7 @@ func TestChain(t *testing.T) {
 			t.Error(err)
 		}
 		want("b2", 0, "", 0, 10, 11, 6)
-		if d, err := chain.Check(t.Context(), "b2", 16); !errors.Is(err, gcra.ErrExceedsBurst) || d.Allowed {
+		if d, err := chain.Check(t.Context(), "b2", 16); !errors.Is(err, gcra.ErrExceedsBurst) || d.Allowed() {
 			t.Errorf("more than a burst = %+v, %v", d, err)
 		}
 		want("b2", 0, "", 0, 10, 11, 6)
@@ -85,9 +85,10 @@ func TestChain(t *testing.T) {
 type broken struct{ check, refund error }
 
 func (b broken) Check(context.Context, string, int64) (flux.Decision, error) {
-	var d flux.Decision
-	d.Allowed = b.check == nil
-	return d, b.check
+	if b.check != nil {
+		return flux.Decision{}, b.check
+	}
+	return flux.NewDecision(gcra.Limit{}, 0, 0, 0), nil
 }
 
 func (b broken) Refund(context.Context, string, int64) error { return b.refund }
@@ -124,11 +125,11 @@ func TestChainFailures(t *testing.T) {
 		for _, ctx := range []context.Context{t.Context(), ended, none} {
 			d, err := tt.chain.Check(ctx, key, 1)
 			for _, want := range tt.want {
-				if !errors.Is(err, want) || d.Allowed {
+				if !errors.Is(err, want) || d.Allowed() {
 					t.Errorf("%s: %+v, %v; want %v", tt.name, d, err, want)
 				}
 			}
-			if tt.want == nil && (err != nil || d.Allowed || d.DeniedBy != "b" || d.RetryAfter == 0) {
+			if tt.want == nil && (err != nil || d.Allowed() || d.DeniedBy() != "b" || d.RetryAfter == 0) {
 				t.Errorf("%s: %+v, %v", tt.name, d, err)
 			}
 		}
@@ -147,7 +148,7 @@ func TestChainGivesBackWhenItsContextEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d, err := remote.Check(ctx, key, 4); !errors.Is(err, context.Canceled) || d.Allowed {
+	if d, err := remote.Check(ctx, key, 4); !errors.Is(err, context.Canceled) || d.Allowed() {
 		t.Errorf("Check = %+v, %v", d, err)
 	}
 	if d, _ := lim.Check(t.Context(), key, 0); d.Remaining() != 10 {
@@ -203,7 +204,7 @@ func TestChainRace(t *testing.T) {
 				tenant := []string{"a1", "a2", "b1"}[g%3]
 				for i := range 300 {
 					n := int64(1 + i%3)
-					if d, _ := chain.Check(t.Context(), tenant, n); d.Allowed {
+					if d, _ := chain.Check(t.Context(), tenant, n); d.Allowed() {
 						spent.Add(n)
 					}
 				}

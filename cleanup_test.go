@@ -16,7 +16,7 @@ import (
 func spend(t *testing.T, lim *flux.Limiter[string], from, to int, n int64) {
 	t.Helper()
 	for i := from; i < to; i++ {
-		if d, err := lim.Check(t.Context(), strconv.Itoa(i), n); err != nil || !d.Allowed {
+		if d, err := lim.Check(t.Context(), strconv.Itoa(i), n); err != nil || !d.Allowed() {
 			t.Fatalf("Check = %+v, %v", d, err)
 		}
 	}

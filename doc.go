@@ -4,7 +4,7 @@
 //	lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(100).WithBurst(20)})
 //	...
 //	d, err := lim.Check(ctx, tenant, 1) // decides now
-//	if err == nil && !d.Allowed {
+//	if err == nil && !d.Allowed() {
 //		// come back after d.RetryAfter, which is exact
 //	}
 //	err = lim.Wait(ctx, tenant, 1)      // returns when it is the tenant's turn

@@ -21,7 +21,7 @@ func ExampleLimiter_Check() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Println(d.Allowed, d.Remaining(), d.RetryAfter.Round(time.Minute))
+		fmt.Println(d.Allowed(), d.Remaining(), d.RetryAfter.Round(time.Minute))
 	}
 	// Output:
 	// true 1 0s
@@ -39,7 +39,7 @@ func ExampleLimiter_Key() {
 	now := lim.Now()
 	for _, message := range []string{"a", "b", "c", "d"} {
 		d, err := acme.CheckAt(now, 1)
-		fmt.Println(message, d.Allowed, err)
+		fmt.Println(message, d.Allowed(), err)
 	}
 	// Output:
 	// a true <nil>
@@ -190,7 +190,7 @@ func ExampleChain() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Printf("%s %v %q\n", tenant, d.Allowed, d.DeniedBy)
+		fmt.Printf("%s %v %q\n", tenant, d.Allowed(), d.DeniedBy())
 	}
 	// Output:
 	// acme true ""

@@ -30,6 +30,7 @@ func (l *Limiter[K]) SetFactor(factor float64) error {
 	next := *old
 	next.plain = false
 	next.pace = &pace{from: now, start: old.pace.at(now), speed: uint64(factor * fullSpeed)}
+	next.by = old.by.with(next.pace, "")
 	l.terms.Store(&next)
 	for i := range l.rooms {
 		l.rooms[i].rearm()
@@ -107,15 +108,6 @@ func (p *pace) span(now int64, d time.Duration) time.Duration {
 		return d
 	}
 	return time.Duration(p.until(addSat(p.at(now), int64(d))) - now)
-}
-
-// decision converts a decision that was taken by the paced clock at now.
-func (p *pace) decision(d gcra.Decision, now int64) Decision {
-	if p == nil {
-		return Decision{Decision: d}
-	}
-	d.RetryAfter, d.ResetAfter, d.At = p.span(now, d.RetryAfter), p.span(now, d.ResetAfter), now
-	return Decision{Decision: d, pace: p}
 }
 
 // addSat returns a + b for b >= 0, and math.MaxInt64 where that is too much.

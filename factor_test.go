@@ -46,7 +46,7 @@ func TestSetFactor(t *testing.T) {
 			if d := r.Delay(); d != delay {
 				t.Errorf("at %v: the reservation is due in %v, want %v", time.Duration(lim.Now()), d, delay)
 			}
-			if d, _ := h.CheckAt(lim.Now(), 2); d.Allowed || d.RetryAfter != retry {
+			if d, _ := h.CheckAt(lim.Now(), 2); d.Allowed() || d.RetryAfter != retry {
 				t.Errorf("at %v: RetryAfter = %v, want %v", time.Duration(lim.Now()), d.RetryAfter, retry)
 			}
 		}
@@ -104,17 +104,17 @@ func TestFactorIsExact(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if d.Allowed {
+				if d.Allowed() {
 					spent += n
 				} else {
-					if early, _ := h.CheckAt(now+int64(d.RetryAfter)-1, n); early.Allowed {
+					if early, _ := h.CheckAt(now+int64(d.RetryAfter)-1, n); early.Allowed() {
 						t.Fatalf("seed %d: admitted a nanosecond before RetryAfter", seed)
 					}
 					if d.RetryAfter != d.Delay(n) {
 						t.Fatalf("seed %d: RetryAfter %v, Delay %v", seed, d.RetryAfter, d.Delay(n))
 					}
 					pass(d.RetryAfter)
-					if d, _ = h.CheckAt(now, n); !d.Allowed {
+					if d, _ = h.CheckAt(now, n); !d.Allowed() {
 						t.Fatalf("seed %d: denied at RetryAfter", seed)
 					}
 					spent += n
@@ -125,12 +125,12 @@ func TestFactorIsExact(t *testing.T) {
 						t.Fatalf("seed %d: Largest %d < Remaining %d", seed, most, remaining)
 					}
 					for range remaining {
-						if d, _ = h.CheckAt(now, 1); !d.Allowed {
+						if d, _ = h.CheckAt(now, 1); !d.Allowed() {
 							t.Fatalf("seed %d: fewer than Remaining passed", seed)
 						}
 						spent++
 					}
-					if d, _ = h.CheckAt(now, 1); d.Allowed {
+					if d, _ = h.CheckAt(now, 1); d.Allowed() {
 						t.Fatalf("seed %d: more than Remaining passed", seed)
 					}
 				}
@@ -159,7 +159,7 @@ func TestFactorWithLateClocks(t *testing.T) {
 			if i%100 == 50 {
 				_ = lim.SetFactor([]float64{0.1, 1, 0.5, 0.01}[i/100%4])
 			}
-			if d, _ := h.CheckAt(lim.Now()-rnd.Int64N(int64(10*ms)), 1); d.Allowed {
+			if d, _ := h.CheckAt(lim.Now()-rnd.Int64N(int64(10*ms)), 1); d.Allowed() {
 				spent++
 			}
 			if spent > allowed+1e-3 {

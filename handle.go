@@ -3,6 +3,8 @@ package flux
 import (
 	"context"
 	"sync/atomic"
+
+	"github.com/fluxlimiter/flux/gcra"
 )
 
 // Key resolves key once, for callers that check the same key many times: a
@@ -11,14 +13,16 @@ import (
 // of goroutines at once. They follow every change of the key's limit.
 func (l *Limiter[K]) Key(key K) *Handle[K] {
 	hash := l.hash(key)
-	h := &Handle[K]{lim: l, key: key, mark: l.mark(hash), room: l.room(hash)}
-	h.rule.Store(l.ruleOf(key, nil))
+	r := l.ruleOf(key, nil)
+	h := &Handle[K]{lim: l, key: key, slot: r.slot, mark: l.mark(hash), room: l.room(hash)}
+	h.rule.Store(r)
 	return h
 }
 
 // Handle is a key of a [Limiter], resolved once.
 type Handle[K comparable] struct {
 	rule atomic.Pointer[rule]
+	slot *gcra.Handle
 	mark *atomic.Int32
 	lim  *Limiter[K]
 	room *room[K]
@@ -27,13 +31,16 @@ type Handle[K comparable] struct {
 
 // CheckAt decides like [Limiter.Check], at a time read from [Limiter.Now]. A
 // time that is earlier than others used before is safe: it never admits more.
-func (h *Handle[K]) CheckAt(now, n int64) (d Decision, err error) {
-	r := h.current()
-	if h.mark.Load() != 0 || h.lim.hooks != nil || r.terms.pace != nil {
+func (h *Handle[K]) CheckAt(now, n int64) (Decision, error) {
+	r := h.rule.Load()
+	if !r.plain || r.terms != h.lim.terms.Load() || h.mark.Load() != 0 {
 		return h.checkSlowly(now, n)
 	}
-	d.Decision, err = r.slot.TakeAt(r.own, now, n)
-	return d, err
+	d, err := h.slot.TakeAt(r.own.ref(), now, n)
+	if err != nil || r.terms != h.lim.terms.Load() {
+		return h.lim.decision(r.terms, r.own, d, now), err
+	}
+	return Decision{d.RetryAfter, d.ResetAfter, d.At, r.by}, nil
 }
 
 // checkSlowly is CheckAt where there is more to it than a look at the table.
@@ -47,8 +54,8 @@ func (h *Handle[K]) checkSlowly(now, n int64) (d Decision, err error) {
 	if h.mark.Load() != 0 {
 		return h.room.check(h.key, now, n)
 	}
-	g, err := r.slot.TakeAt(r.own, r.terms.pace.at(now), n)
-	return r.terms.pace.decision(g, now), err
+	g, err := h.slot.TakeAt(r.own.ref(), r.terms.pace.at(now), n)
+	return h.lim.decision(r.terms, r.own, g, now), err
 }
 
 // RefundAt is [Limiter.Refund] at a time read from [Limiter.Now].
@@ -57,7 +64,7 @@ func (h *Handle[K]) RefundAt(now, n int64) error {
 		defer h.room.interrupt(h.key)()
 	}
 	r := h.current()
-	return r.slot.RefundAt(r.own, r.terms.pace.at(now), n)
+	return h.slot.RefundAt(r.own.ref(), r.terms.pace.at(now), n)
 }
 
 // DebtAt is [Limiter.Debt] at a time read from [Limiter.Now].
@@ -66,8 +73,8 @@ func (h *Handle[K]) DebtAt(now, n int64) (Decision, error) {
 		defer h.room.interrupt(h.key)()
 	}
 	r := h.current()
-	d, err := r.slot.DebtAt(r.own, r.terms.pace.at(now), n)
-	return r.terms.pace.decision(d, now), err
+	d, err := h.slot.DebtAt(r.own.ref(), r.terms.pace.at(now), n)
+	return h.lim.decision(r.terms, r.own, d, now), err
 }
 
 // current returns the rule of the key, and keeps it until a limit changes.

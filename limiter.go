@@ -109,7 +109,7 @@ type Limiter[K comparable] struct {
 	changing sync.Mutex // held while terms or set are changed
 	terms    atomic.Pointer[terms]
 	set      atomic.Pointer[setLimits[K]] // nil until a key's limit is set
-	version  uint64                       // of terms.limit, under changing
+	version  uint64                       // of the limit of terms, under changing
 	limits   limitCache
 
 	closed  atomic.Bool
@@ -136,7 +136,7 @@ func New[K comparable](cfg Config[K]) (*Limiter[K], error) {
 		return nil, err
 	}
 	l := &Limiter[K]{cfg: cfg, hooks: hooks, table: table, base: time.Now(), seed: maphash.MakeSeed()}
-	l.terms.Store(&terms{limit: cfg.Limit, plain: cfg.LimitFor == nil && hooks == nil})
+	l.terms.Store(&terms{by: &grounds{limit: cfg.Limit}, plain: cfg.LimitFor == nil && hooks == nil})
 	l.openRooms()
 	return l, nil
 }
@@ -155,10 +155,13 @@ func (l *Limiter[K]) Time(at int64) time.Time { return l.base.Add(time.Duration(
 // [Limiter.Key] for less.
 //
 // A Check after [Limiter.Close] decides as ever.
-func (l *Limiter[K]) Check(ctx context.Context, key K, n int64) (d Decision, err error) {
+func (l *Limiter[K]) Check(ctx context.Context, key K, n int64) (Decision, error) {
 	if t := l.terms.Load(); t.plain && l.marked.Load() == 0 {
-		d.Decision, err = l.table.TakeAt(key, nil, l.Now(), n)
-		return d, err
+		d, err := l.table.TakeAt(key, nil, l.Now(), n)
+		if err == nil && l.terms.Load() == t {
+			return Decision{d.RetryAfter, d.ResetAfter, d.At, t.by}, nil
+		}
+		return l.decision(t, nil, d, d.At), err
 	}
 	if l.hooks != nil {
 		return l.hookedCheck(orBackground(ctx), key, n)
@@ -181,8 +184,8 @@ func (l *Limiter[K]) checkAt(key K, now, n int64) (Decision, error) {
 	if r := l.queued(key); r != nil {
 		return r.check(key, now, n)
 	}
-	d, err := l.table.TakeAt(key, own, t.pace.at(now), n)
-	return t.pace.decision(d, now), err
+	d, err := l.table.TakeAt(key, own.ref(), t.pace.at(now), n)
+	return l.decision(t, own, d, now), err
 }
 
 // queued returns the room in which someone may wait for key, and nil if nobody
@@ -209,7 +212,7 @@ func (l *Limiter[K]) refundAt(key K, now, n int64) error {
 	if r := l.queued(key); r != nil {
 		defer r.interrupt(key)()
 	}
-	return l.table.RefundAt(key, l.ownLimit(key), l.terms.Load().pace.at(now), n)
+	return l.table.RefundAt(key, l.ownLimit(key).ref(), l.terms.Load().pace.at(now), n)
 }
 
 // Debt spends n tokens of key whether or not they are there, for a cost that is
@@ -219,9 +222,9 @@ func (l *Limiter[K]) Debt(ctx context.Context, key K, n int64) (Decision, error)
 	if r := l.queued(key); r != nil {
 		defer r.interrupt(key)()
 	}
-	t, now := l.terms.Load(), l.Now()
-	d, err := l.table.DebtAt(key, l.ownLimit(key), t.pace.at(now), n)
-	return t.pace.decision(d, now), err
+	t, own, now := l.terms.Load(), l.ownLimit(key), l.Now()
+	d, err := l.table.DebtAt(key, own.ref(), t.pace.at(now), n)
+	return l.decision(t, own, d, now), err
 }
 
 // Len returns the number of keys that are tracked: those that were used and are

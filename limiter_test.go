@@ -74,7 +74,7 @@ func TestCheck(t *testing.T) {
 				{-1, false, 0, 0, gcra.ErrNegative},
 			} {
 				d, err := check(step.n)
-				if d.Allowed != step.allowed || d.Remaining() != step.left || d.RetryAfter != step.retry || !errors.Is(err, step.err) {
+				if d.Allowed() != step.allowed || d.Remaining() != step.left || d.RetryAfter != step.retry || !errors.Is(err, step.err) {
 					t.Errorf("%s(%d) = %+v, %v; want %+v", name, step.n, d, err, step)
 				}
 				if step.err == nil && (d.At != start || !lim.Time(d.At).Equal(time.Now())) {
@@ -90,13 +90,13 @@ func TestCheck(t *testing.T) {
 			if d, _ := check(0); d.Remaining() != 6 {
 				t.Errorf("%s: %d left after refunds, want 6", name, d.Remaining())
 			}
-			if d, err := lim.Debt(t.Context(), key, 6); err != nil || !d.Allowed {
+			if d, err := lim.Debt(t.Context(), key, 6); err != nil || !d.Allowed() {
 				t.Errorf("Debt = %+v, %v", d, err)
 			}
-			if d, err := h.DebtAt(lim.Now(), 25); err != nil || d.Allowed || d.RetryAfter != 2500*ms {
+			if d, err := h.DebtAt(lim.Now(), 25); err != nil || d.Allowed() || d.RetryAfter != 2500*ms {
 				t.Errorf("DebtAt = %+v, %v", d, err)
 			}
-			if d, _ := check(1); d.Allowed || d.RetryAfter != 2600*ms {
+			if d, _ := check(1); d.Allowed() || d.RetryAfter != 2600*ms {
 				t.Errorf("%s in debt = %+v", name, d)
 			}
 			for _, err := range []error{lim.Refund(t.Context(), key, -1), h.RefundAt(lim.Now(), -1)} {
@@ -126,7 +126,7 @@ func TestCheckRace(t *testing.T) {
 					} else {
 						d, _ = h.CheckAt(lim.Now(), 1)
 					}
-					if d.Allowed {
+					if d.Allowed() {
 						spent.Add(1)
 					}
 				}

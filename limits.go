@@ -10,17 +10,14 @@ import (
 // rule is what a key is decided by, resolved: it holds while the terms do.
 type rule struct {
 	terms *terms
-	own   *gcra.Limit // nil if the key is under the limiter's
+	own   *grounds // nil if the key is under the limiter's limit
+	by    *grounds // with the pace of the terms
 	slot  *gcra.Handle
+	plain bool // as of the terms, but for that the key's own limit is known
 }
 
 // limit returns the limit of the key, whosever it is.
-func (r *rule) limit() *gcra.Limit {
-	if r.own != nil {
-		return r.own
-	}
-	return &r.terms.limit
-}
+func (r *rule) limit() *gcra.Limit { return &r.by.limit }
 
 // ruleOf returns the rule of key: old itself if nothing changed.
 func (l *Limiter[K]) ruleOf(key K, old *rule) *rule {
@@ -29,7 +26,7 @@ func (l *Limiter[K]) ruleOf(key K, old *rule) *rule {
 	if old != nil && old.terms == t && same(old.own, own) {
 		return old
 	}
-	r := &rule{terms: t, own: own}
+	r := &rule{terms: t, own: own, by: t.grounds(own), plain: l.hooks == nil && l.cfg.LimitFor == nil && t.pace == nil && !t.changing}
 	if old != nil {
 		r.slot = old.slot
 	} else {
@@ -39,22 +36,46 @@ func (l *Limiter[K]) ruleOf(key K, old *rule) *rule {
 }
 
 // same reports whether two limits are the same, or both the limiter's.
-func same(a, b *gcra.Limit) bool {
-	return a == b || a != nil && b != nil && *a == *b
+func same(a, b *grounds) bool {
+	return a == b || a != nil && b != nil && a.limit == b.limit
 }
 
 // terms are what all checks are decided by. They are replaced as a whole.
 type terms struct {
-	limit gcra.Limit // a copy of the table's
-	pace  *pace
+	by   *grounds // with a copy of the table's limit
+	pace *pace
 
 	// plain says that there is nothing to a check but a look at the table: no
 	// limits of single keys, no pace, no hooks.
 	plain bool
+
+	// changing says that the table's limit is being replaced by another.
+	changing bool
+}
+
+// grounds returns the grounds of decisions under own, nil for the limiter's.
+func (t *terms) grounds(own *grounds) *grounds {
+	if own == nil {
+		return t.by
+	}
+	return own.with(t.pace, "")
+}
+
+// decision converts a decision under own that was taken on the paced clock of t
+// at now.
+func (l *Limiter[K]) decision(t *terms, own *grounds, d gcra.Decision, now int64) Decision {
+	if d == (gcra.Decision{}) {
+		return Decision{}
+	}
+	by := t.grounds(own)
+	if own == nil && (t.changing || l.terms.Load() != t) && d.Limit() != by.limit {
+		by = &grounds{limit: d.Limit(), pace: t.pace}
+	}
+	return Decision{RetryAfter: t.pace.span(now, d.RetryAfter), ResetAfter: t.pace.span(now, d.ResetAfter), At: now, by: by}
 }
 
 // ownLimit returns the limit of key, and nil if that is the limiter's.
-func (l *Limiter[K]) ownLimit(key K) *gcra.Limit {
+func (l *Limiter[K]) ownLimit(key K) *grounds {
 	if set := l.set.Load(); set != nil {
 		if own := set.find(l.hash(key), key).limit; own != nil {
 			return own
@@ -68,19 +89,19 @@ func (l *Limiter[K]) ownLimit(key K) *gcra.Limit {
 	return nil
 }
 
-// limitCache finds the same pointer again for the few limits that a LimitFor
-// returns, so that a decision, which points to its limit, does not allocate.
-type limitCache [64]atomic.Pointer[gcra.Limit]
+// limitCache finds the same grounds again for the few limits that a LimitFor
+// returns, so that a decision, which points to them, does not allocate.
+type limitCache [64]atomic.Pointer[grounds]
 
-// keep returns a pointer to a limit equal to l.
-func (c *limitCache) keep(l gcra.Limit) *gcra.Limit {
+// keep returns grounds with a limit equal to l.
+func (c *limitCache) keep(l gcra.Limit) *grounds {
 	rate, period := l.Rate()
 	h := (uint64(rate)*0x9e3779b97f4a7c15 ^ uint64(period)) * 0x9e3779b97f4a7c15
 	place := &c[(h^uint64(l.Burst()))*0x9e3779b97f4a7c15>>58]
-	if p := place.Load(); p != nil && *p == l {
+	if p := place.Load(); p != nil && p.limit == l {
 		return p
 	}
-	p := new(l)
+	p := &grounds{limit: l}
 	place.Store(p)
 	return p
 }
@@ -94,7 +115,7 @@ type setLimits[K comparable] [64]struct {
 // setLimit is the limit that was set for a key, nil if it was taken back, and
 // the version of the last change.
 type setLimit struct {
-	limit   *gcra.Limit
+	limit   *grounds
 	version uint64
 }
 

@@ -77,7 +77,7 @@ func logDecision[K comparable](ctx context.Context, log *slog.Logger, key K, n i
 	switch {
 	case err != nil:
 		level, message = slog.LevelError, "flux: no decision"
-	case !d.Allowed:
+	case !d.Allowed():
 		level, message = slog.LevelInfo, "flux: denied"
 	}
 	if !log.Enabled(ctx, level) {
@@ -89,11 +89,11 @@ func logDecision[K comparable](ctx context.Context, log *slog.Logger, key K, n i
 	} else {
 		attrs = append(attrs, slog.String("limit", d.Limit().String()))
 	}
-	if err == nil && !d.Allowed {
+	if err == nil && !d.Allowed() {
 		attrs = append(attrs, slog.Duration("retry_after", d.RetryAfter))
 	}
-	if d.DeniedBy != "" {
-		attrs = append(attrs, slog.String("denied_by", d.DeniedBy))
+	if by := d.DeniedBy(); by != "" {
+		attrs = append(attrs, slog.String("denied_by", by))
 	}
 	log.LogAttrs(ctx, level, message, attrs...)
 }

@@ -51,7 +51,7 @@ level=ERROR msg="flux: no decision" key=tenant n=-1 error="flux: limit \"tenants
 			if err := c.(flux.Refunder[string]).Refund(t.Context(), key, 1); err != nil {
 				t.Error(err)
 			}
-			if d, _ := c.Check(t.Context(), key, 1); !d.Allowed {
+			if d, _ := c.Check(t.Context(), key, 1); !d.Allowed() {
 				t.Errorf("after a refund through the middleware: %+v", d)
 			}
 		}
@@ -69,7 +69,7 @@ func TestWrapOrder(t *testing.T) {
 		}
 	}
 	c := flux.Wrap[string](newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(1)}), note("outer"), note("inner"))
-	if d, err := c.Check(t.Context(), key, 1); err != nil || !d.Allowed || !slices.Equal(order, []string{"outer", "inner"}) {
+	if d, err := c.Check(t.Context(), key, 1); err != nil || !d.Allowed() || !slices.Equal(order, []string{"outer", "inner"}) {
 		t.Errorf("%+v, %v, %v", d, err, order)
 	}
 }
@@ -85,7 +85,7 @@ type recorder struct {
 func (r *recorder) BeforeCheck(context.Context, string, int64) { r.before++ }
 
 func (r *recorder) AfterCheck(_ context.Context, _ string, _ int64, d flux.Decision) {
-	if d.Allowed {
+	if d.Allowed() {
 		r.allowed++
 	} else {
 		r.denied++

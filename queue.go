@@ -113,7 +113,7 @@ func (q *queue[K]) reckon(now int64) {
 	if q.head == nil {
 		return
 	}
-	d, _ := q.rule.slot.TakeAt(q.rule.own, now, 0)
+	d, _ := q.rule.slot.TakeAt(q.rule.own.ref(), now, 0)
 	q.due = addSat(now, int64(d.Delay(q.head.n)))
 }
 
@@ -128,7 +128,7 @@ func (q *queue[K]) retime(to *rule, now int64, gone func(*waiter[K], error)) {
 		next := w.next
 		_, d, err := limit.Take(0, 0, w.n)
 		switch {
-		case err == nil && !d.Allowed:
+		case err == nil && !d.Allowed():
 			err = ErrDenyAll
 		case err == nil && int64(d.ResetAfter) > maxAhead-ahead:
 			err = &WaitTooLongError{Wait: time.Duration(addSat(ahead, int64(d.ResetAfter))), Max: maxAhead}
@@ -152,8 +152,8 @@ func (q *queue[K]) retime(to *rule, now int64, gone func(*waiter[K], error)) {
 // was put off.
 func (q *queue[K]) next(at int64) (*waiter[K], gcra.Decision, error) {
 	w := q.head
-	d, err := q.rule.slot.TakeAt(q.rule.own, at, w.n)
-	if err == nil && !d.Allowed {
+	d, err := q.rule.slot.TakeAt(q.rule.own.ref(), at, w.n)
+	if err == nil && !d.Allowed() {
 		q.due = addSat(at, int64(d.RetryAfter))
 		return nil, d, nil
 	}

@@ -115,10 +115,10 @@ func queueAgainstModel(t *testing.T, seed uint64) {
 		case op < 9:
 			want := model.after(n)
 			d, err := lim.Check(t.Context(), key, n)
-			if err != nil || d.Allowed != (want == now) || !d.Allowed && int64(d.RetryAfter) != want-now {
+			if err != nil || d.Allowed() != (want == now) || !d.Allowed() && int64(d.RetryAfter) != want-now {
 				t.Fatalf("at %v: Check(%d) = %+v, %v; want it in %v", time.Duration(now), n, d, err, time.Duration(want-now))
 			}
-			if d.Allowed {
+			if d.Allowed() {
 				model.free = max(model.free, now) + n*model.interval
 			}
 		case op < 10 && !held:

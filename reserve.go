@@ -31,7 +31,7 @@ func (l *Limiter[K]) Reserve(ctx context.Context, key K, n int64) (*Reservation[
 	if err != nil {
 		return nil, err
 	}
-	r.had = d.Allowed
+	r.had = d.Allowed()
 	return r, nil
 }
 

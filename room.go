@@ -125,18 +125,18 @@ func (r *room[K]) enter(ctx context.Context, key K, w *waiter[K], together bool)
 	}
 	defer r.settle(q, now)
 
-	pace := l.terms.Load().pace
+	t := l.terms.Load()
 	var d gcra.Decision
 	var err error
 	if q.len == 0 {
-		d, err = q.rule.slot.TakeAt(q.rule.own, pace.at(now), w.n)
-		q.due = addSat(pace.at(now), int64(d.RetryAfter))
+		d, err = q.rule.slot.TakeAt(q.rule.own.ref(), t.pace.at(now), w.n)
+		q.due = addSat(t.pace.at(now), int64(d.RetryAfter))
 	} else {
-		d, err = q.check(pace.at(now), w.n)
+		d, err = q.check(t.pace.at(now), w.n)
 	}
-	decision := pace.decision(d, now)
+	decision := l.decision(t, q.rule.own, d, now)
 	switch {
-	case err != nil || d.Allowed:
+	case err != nil || d.Allowed():
 		return decision, err
 	case d.RetryAfter == gcra.Forever:
 		return decision, ErrDenyAll
@@ -207,17 +207,18 @@ func (r *room[K]) cancel(w *waiter[K], now int64, err error) bool {
 func (r *room[K]) check(key K, now, n int64) (Decision, error) {
 	r.mu.Lock()
 	defer r.unlock()
-	pace := r.lim.terms.Load().pace
+	t := r.lim.terms.Load()
 	if q := r.queues[key]; q != nil {
 		r.advance(q, now)
 		defer r.settle(q, now)
 		if q.len > 0 {
-			d, err := q.check(pace.at(now), n)
-			return pace.decision(d, now), err
+			d, err := q.check(t.pace.at(now), n)
+			return r.lim.decision(t, q.rule.own, d, now), err
 		}
 	}
-	d, err := r.lim.table.TakeAt(key, r.lim.ownLimit(key), pace.at(now), n)
-	return pace.decision(d, now), err
+	own := r.lim.ownLimit(key)
+	d, err := r.lim.table.TakeAt(key, own.ref(), t.pace.at(now), n)
+	return r.lim.decision(t, own, d, now), err
 }
 
 // interrupt holds the room while tokens of key are taken or given back past its
@@ -306,8 +307,8 @@ func (r *room[K]) clear(err error) {
 // advance gives everyone in q whose turn has come by now, a time of the
 // limiter's clock, its tokens, each at the time of its own turn.
 func (r *room[K]) advance(q *queue[K], now int64) {
-	pace := r.lim.terms.Load().pace
-	paced := pace.at(now)
+	t := r.lim.terms.Load()
+	paced := t.pace.at(now)
 	if rule := r.lim.ruleOf(q.key, q.rule); rule != q.rule {
 		q.retime(rule, paced, func(w *waiter[K], err error) { r.result(w, Result{Err: err}) })
 	}
@@ -317,7 +318,7 @@ func (r *room[K]) advance(q *queue[K], now int64) {
 		if w == nil {
 			continue
 		}
-		res := Result{Decision: pace.decision(d, pace.until(at)), Err: err}
+		res := Result{Decision: r.lim.decision(t, q.rule.own, d, t.pace.until(at)), Err: err}
 		if err == nil {
 			res.Spent = w.n
 		}

@@ -52,7 +52,7 @@ func (l *Limiter[K]) SetLimit(key K, limit gcra.Limit, c Change) error {
 		if err := limit.Validate(); err != nil {
 			return err
 		}
-		to.limit = &limit
+		to.limit = &grounds{limit: limit}
 	}
 	if c.Transfer > Reset {
 		return fmt.Errorf("flux: unknown transfer %d", c.Transfer)
@@ -87,9 +87,9 @@ func (l *Limiter[K]) SetLimit(key K, limit gcra.Limit, c Change) error {
 	now := l.terms.Load().pace.at(l.Now())
 	switch c.Transfer {
 	case Proportional:
-		l.table.RescaleAt(key, now, before, after)
+		l.table.RescaleAt(key, now, before.ref(), after.ref())
 	case Reset:
-		return l.table.RefundAt(key, after, now, math.MaxInt64)
+		return l.table.RefundAt(key, after.ref(), now, math.MaxInt64)
 	}
 	return nil
 }
@@ -120,11 +120,16 @@ func (l *Limiter[K]) SetDefault(limit gcra.Limit, version uint64) error {
 		return fmt.Errorf("%w: version %d after %d", ErrStaleLimit, version, l.version)
 	}
 	l.advanceAll() // what is due comes under the limit so far
-	next := *l.terms.Load()
-	next.limit = limit
-	if err := l.table.SetLimit(next.pace.at(l.Now()), limit); err != nil {
+	before := *l.terms.Load()
+	changing := before
+	changing.plain, changing.changing = false, true
+	l.terms.Store(&changing)
+	if err := l.table.SetLimit(before.pace.at(l.Now()), limit); err != nil {
+		l.terms.Store(&before)
 		return err
 	}
+	next := before
+	next.by = &grounds{limit: limit, pace: before.pace}
 	l.terms.Store(&next)
 	l.version = max(l.version, version)
 	l.advanceAll()

@@ -69,7 +69,7 @@ func TestSetLimitTransfer(t *testing.T) {
 						}
 					}
 					h := lim.Key(key)
-					if d, err := h.CheckAt(lim.Now(), tt.spent); err != nil || !d.Allowed {
+					if d, err := h.CheckAt(lim.Now(), tt.spent); err != nil || !d.Allowed() {
 						t.Fatalf("%+v, %v", d, err)
 					}
 					if err := ways.change(lim); err != nil {
@@ -202,7 +202,7 @@ func TestSetLimitResetsDebt(t *testing.T) {
 	if err := lim.SetLimit(key, gcra.PerSecond(2), flux.Change{Transfer: flux.Reset}); err != nil {
 		t.Fatal(err)
 	}
-	if d, err := lim.Check(t.Context(), key, 2); err != nil || !d.Allowed {
+	if d, err := lim.Check(t.Context(), key, 2); err != nil || !d.Allowed() {
 		t.Errorf("Check = %+v, %v", d, err)
 	}
 }
@@ -235,10 +235,10 @@ func TestLimitFor(t *testing.T) {
 			}
 		}
 		own.Store(new(gcra.PerSecond(5).WithBurst(-2)))
-		if d, err := lim.Check(t.Context(), key, 1); !errors.Is(err, gcra.ErrInvalidLimit) || d.Allowed {
+		if d, err := lim.Check(t.Context(), key, 1); !errors.Is(err, gcra.ErrInvalidLimit) || d.Allowed() {
 			t.Errorf("Check under an invalid limit = %+v, %v", d, err)
 		}
-		if d, err := h.CheckAt(lim.Now(), 1); !errors.Is(err, gcra.ErrInvalidLimit) || d.Allowed {
+		if d, err := h.CheckAt(lim.Now(), 1); !errors.Is(err, gcra.ErrInvalidLimit) || d.Allowed() {
 			t.Errorf("CheckAt under an invalid limit = %+v, %v", d, err)
 		}
 		if err := lim.Refund(t.Context(), key, 1); !errors.Is(err, gcra.ErrInvalidLimit) {
@@ -316,11 +316,11 @@ func TestSetLimitRace(t *testing.T) {
 				for range 2000 {
 					switch g % 3 {
 					case 0:
-						if d, _ := lim.Check(t.Context(), key, 1); d.Allowed {
+						if d, _ := lim.Check(t.Context(), key, 1); d.Allowed() {
 							spent.Add(1)
 						}
 					case 1:
-						if d, _ := h.CheckAt(lim.Now(), 2); d.Allowed {
+						if d, _ := h.CheckAt(lim.Now(), 2); d.Allowed() {
 							spent.Add(2)
 						}
 					default:
@@ -370,7 +370,7 @@ func TestSetDefaultRace(t *testing.T) {
 					if k == 0 {
 						check = func() (flux.Decision, error) { return h.CheckAt(lim.Now(), 1) }
 					}
-					if d, _ := check(); d.Allowed {
+					if d, _ := check(); d.Allowed() {
 						spent[k].Add(1)
 					}
 				}

@@ -105,7 +105,7 @@ func (s *stream[K]) start(ctx context.Context, req Request[K]) {
 	s.mu.Lock()
 	s.waiting[w] = req
 	s.mu.Unlock()
-	if d, err := s.lim.room(s.lim.hash(req.Key)).join(ctx, req.Key, w, false); err != nil || d.Allowed {
+	if d, err := s.lim.room(s.lim.hash(req.Key)).join(ctx, req.Key, w, false); err != nil || d.Allowed() {
 		s.answer(w, resultOf(d, req.N, err))
 	}
 }

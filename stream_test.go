@@ -52,7 +52,7 @@ func TestStream(t *testing.T) {
 			if res.Value != want.value || time.Duration(lim.Now()) != want.at || !errors.Is(res.Err, want.err) {
 				t.Errorf("got %v at %v, %v; want %v at %v, %v", res.Value, time.Duration(lim.Now()), res.Err, want.value, want.at, want.err)
 			}
-			if spent := res.Spent; res.Err == nil && (spent != res.N || !res.Allowed) || res.Err != nil && spent != 0 {
+			if spent := res.Spent; res.Err == nil && (spent != res.N || !res.Allowed()) || res.Err != nil && spent != 0 {
 				t.Errorf("%v: %+v", res.Value, res)
 			}
 		}

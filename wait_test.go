@@ -22,7 +22,7 @@ const key = "tenant"
 func drained(t *testing.T, cfg flux.Config[string]) *flux.Limiter[string] {
 	t.Helper()
 	lim := newLimiter(t, cfg)
-	if d, err := lim.Check(t.Context(), key, cfg.Limit.Burst()); err != nil || !d.Allowed {
+	if d, err := lim.Check(t.Context(), key, cfg.Limit.Burst()); err != nil || !d.Allowed() {
 		t.Fatalf("Check of the burst = %+v, %v", d, err)
 	}
 	return lim
@@ -128,12 +128,12 @@ func TestCancelledWaitersLeaveNoDebt(t *testing.T) {
 		for i := range results {
 			results[i] = lim.WaitAsync(ctx, key, 1+int64(i%10))
 		}
-		if d, _ := lim.Check(t.Context(), key, 1); d.Allowed || d.RetryAfter != 550100*ms {
+		if d, _ := lim.Check(t.Context(), key, 1); d.Allowed() || d.RetryAfter != 550100*ms {
 			t.Errorf("Check behind 1,000 waiters = %v, want a denial for 550.1s", d.RetryAfter)
 		}
 		cancel()
 		for i, ch := range results {
-			if res := <-ch; !errors.Is(res.Err, context.Canceled) || res.Spent != 0 || res.Allowed {
+			if res := <-ch; !errors.Is(res.Err, context.Canceled) || res.Spent != 0 || res.Allowed() {
 				t.Fatalf("waiter %d: %+v", i, res)
 			}
 		}
@@ -235,10 +235,10 @@ func TestCheckDoesNotOvertake(t *testing.T) {
 			"CheckAt": func(n int64) (flux.Decision, error) { return h.CheckAt(lim.Now(), n) },
 		} {
 			d, err := check(1)
-			if err != nil || d.Allowed || d.RetryAfter != 150*ms || d.Remaining() != 0 || d.ResetAfter != 1050*ms {
+			if err != nil || d.Allowed() || d.RetryAfter != 150*ms || d.Remaining() != 0 || d.ResetAfter != 1050*ms {
 				t.Errorf("%s = %+v, %v; want a denial for 150ms", name, d, err)
 			}
-			if d, err := check(0); err != nil || !d.Allowed || d.Delay(1) != 150*ms {
+			if d, err := check(0); err != nil || !d.Allowed() || d.Delay(1) != 150*ms {
 				t.Errorf("%s: peek = %+v, %v", name, d, err)
 			}
 			if d, err := check(11); !errors.Is(err, gcra.ErrExceedsBurst) {
@@ -249,11 +249,11 @@ func TestCheckDoesNotOvertake(t *testing.T) {
 			t.Errorf("the Check granted %d and %d turns, want 1 and 0", len(first), len(second))
 		}
 		time.Sleep(150*ms - 1)
-		if d, _ := h.CheckAt(lim.Now(), 1); d.Allowed || d.RetryAfter != 1 {
+		if d, _ := h.CheckAt(lim.Now(), 1); d.Allowed() || d.RetryAfter != 1 {
 			t.Errorf("one nanosecond early: %+v", d)
 		}
 		time.Sleep(time.Nanosecond)
-		if d, _ := lim.Check(t.Context(), key, 1); !d.Allowed {
+		if d, _ := lim.Check(t.Context(), key, 1); !d.Allowed() {
 			t.Errorf("after RetryAfter: %+v", d)
 		}
 		if len(second) != 1 || !lim.Idle() {
@@ -277,7 +277,7 @@ func TestQueueFollowsDebtAndRefund(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(150 * ms) // the first has gone
-		if d, err := lim.Debt(t.Context(), key, 20); err != nil || d.Allowed {
+		if d, err := lim.Debt(t.Context(), key, 20); err != nil || d.Allowed() {
 			t.Errorf("Debt = %+v, %v", d, err)
 		}
 		if d := r.Delay(); d != 2350*ms {
@@ -485,7 +485,7 @@ func TestClose(t *testing.T) {
 				t.Errorf("Reserve after Close: %v", err)
 			}
 		}
-		if d, err := lim.Check(t.Context(), "fresh", 1); err != nil || !d.Allowed {
+		if d, err := lim.Check(t.Context(), "fresh", 1); err != nil || !d.Allowed() {
 			t.Errorf("Check after Close = %+v, %v", d, err)
 		}
 		if !lim.Idle() {
@@ -498,13 +498,13 @@ func TestNilContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(1)})
 		var ctx context.Context
-		if d, err := lim.Check(ctx, key, 1); err != nil || !d.Allowed {
+		if d, err := lim.Check(ctx, key, 1); err != nil || !d.Allowed() {
 			t.Errorf("Check = %+v, %v", d, err)
 		}
 		if err := lim.Wait(ctx, key, 1); err != nil {
 			t.Error(err)
 		}
-		if res := <-lim.WaitAsync(ctx, key, 1); res.Err != nil || !res.Allowed || res.Spent != 1 {
+		if res := <-lim.WaitAsync(ctx, key, 1); res.Err != nil || !res.Allowed() || res.Spent != 1 {
 			t.Errorf("%+v", res)
 		}
 		if r, err := lim.Reserve(ctx, key, 1); err != nil || r.Delay() != time.Second {

@@ -161,7 +161,7 @@ func staleFlux() float64 {
 	h, base := lim.Key("tenant"), lim.Now()
 	return stale(func(since time.Duration) bool {
 		d, err := h.CheckAt(base+int64(since), 1)
-		return err == nil && d.Allowed
+		return err == nil && d.Allowed()
 	})
 }
 

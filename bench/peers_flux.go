@@ -28,7 +28,7 @@ func fluxLimiter(lim *flux.Limiter[string]) limiter {
 	return limiter{
 		allow: func(key string) bool {
 			d, err := lim.Check(ctx, key, 1)
-			return err == nil && d.Allowed
+			return err == nil && d.Allowed()
 		},
 		wait: func(ctx context.Context, key string) error { return lim.Wait(ctx, key, 1) },
 		told: func(key string) time.Duration {
@@ -92,7 +92,7 @@ func openFluxHandle(l limit) limiter {
 	h := lim.Key("tenant")
 	return limiter{allow: func(string) bool {
 		d, err := h.CheckAt(lim.Now(), 1)
-		return err == nil && d.Allowed
+		return err == nil && d.Allowed()
 	}}
 }
 
@@ -105,7 +105,7 @@ func openFluxBatch(l limit) limiter {
 		poll: func() { now = lim.Now() },
 		allow: func(string) bool {
 			d, err := h.CheckAt(now, 1)
-			return err == nil && d.Allowed
+			return err == nil && d.Allowed()
 		},
 	}
 }

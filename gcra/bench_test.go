@@ -45,7 +45,7 @@ func BenchmarkTake(b *testing.B) {
 // count makes the compiler keep what a call decided, at the cost of a caller
 // that looks at it.
 func count(n *int, d gcra.Decision, err error) {
-	if d.Allowed && err == nil {
+	if d.Allowed() && err == nil {
 		*n++
 	}
 }

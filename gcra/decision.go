@@ -6,12 +6,11 @@ import (
 )
 
 // Decision is the answer to a request for tokens. A denial is a Decision, not
-// an error. It is a value of a few words: copy it, keep it.
+// an error. It is a value: copy it, keep it.
+//
+// It is four words, the most that the compiler keeps in registers. Handed on
+// through memory it would take longer than the whole decision.
 type Decision struct {
-	// Allowed reports whether the tokens were spent (for zero tokens: whether
-	// the limit admits anything at all).
-	Allowed bool
-
 	// RetryAfter is 0 when Allowed. Otherwise it is exact: the same request,
 	// with nothing else spent meanwhile, is denied at every instant before
 	// At+RetryAfter and admitted from At+RetryAfter on. It is [Forever] under
@@ -30,24 +29,15 @@ type Decision struct {
 }
 
 // NewDecision assembles a Decision for a [Limit] that is kept and decided
-// elsewhere, in a shared store, say. The limit must be valid.
-func NewDecision(limit *Limit, allowed bool, at int64, retryAfter, resetAfter time.Duration) Decision {
-	return Decision{Allowed: allowed, RetryAfter: retryAfter, ResetAfter: resetAfter, At: at, limit: limit}
+// elsewhere, in a shared store, say: an admission if retryAfter is 0. The limit
+// must be valid.
+func NewDecision(limit *Limit, at int64, retryAfter, resetAfter time.Duration) Decision {
+	return Decision{RetryAfter: retryAfter, ResetAfter: resetAfter, At: at, limit: limit}
 }
 
-// set makes d the decision of limit that left a debt and asked for a wait: none
-// if the tokens were there. After an error it is the zero Decision, unless
-// there is a wait all the same.
-func (d *Decision) set(limit *Limit, now, wait, debt int64, err error) {
-	if err != nil && wait == 0 {
-		return
-	}
-	d.Allowed = wait == 0
-	d.RetryAfter = time.Duration(wait)
-	d.ResetAfter = time.Duration(debt)
-	d.At = now
-	d.limit = limit
-}
+// Allowed reports whether the tokens were spent (for zero tokens: whether the
+// limit admits anything at all). It is false for a zero Decision.
+func (d Decision) Allowed() bool { return d.RetryAfter == 0 && d.limit != nil }
 
 // Limit returns the limit that the decision was taken with, and the zero Limit
 // for a zero Decision.

@@ -14,11 +14,11 @@ func ExampleLimit_Take() {
 	for range 3 {
 		var d gcra.Decision
 		tat, d, _ = limit.Take(tat, now, 1)
-		fmt.Println(d.Allowed, d.Remaining(), d.RetryAfter)
+		fmt.Println(d.Allowed(), d.Remaining(), d.RetryAfter)
 	}
 	now += int64(100 * time.Millisecond)
 	_, d, _ := limit.Take(tat, now, 1)
-	fmt.Println(d.Allowed)
+	fmt.Println(d.Allowed())
 	// Output:
 	// true 1 0s
 	// true 0 0s
@@ -39,9 +39,9 @@ func ExampleLimit_Take_exceedsBurst() {
 func ExampleLimit_Debt() {
 	limit := gcra.PerSecond(10).WithBurst(5)
 	tat, d, _ := limit.Debt(0, 0, 25)
-	fmt.Println(d.Allowed, d.RetryAfter, d.ResetAfter)
+	fmt.Println(d.Allowed(), d.RetryAfter, d.ResetAfter)
 	_, d, _ = limit.Take(tat, 0, 1)
-	fmt.Println(d.Allowed, d.RetryAfter)
+	fmt.Println(d.Allowed(), d.RetryAfter)
 	// Output:
 	// false 2s 2.5s
 	// false 2.1s
@@ -89,7 +89,7 @@ func ExampleTable() {
 	var now int64 // the caller's clock
 	for _, key := range []string{"a", "a", "a", "b"} {
 		d, err := table.TakeAt(key, nil, now, 1)
-		fmt.Println(key, d.Allowed, d.RetryAfter, err)
+		fmt.Println(key, d.Allowed(), d.RetryAfter, err)
 	}
 	// A second later both are as if they had never been seen.
 	removed, done := table.Sweep(now+int64(time.Second), 1000)
@@ -111,7 +111,7 @@ func ExampleTable_Key() {
 	h := table.Key("tenant")
 	for _, limit := range []*gcra.Limit{nil, &gold} {
 		d, err := h.TakeAt(limit, 0, 1)
-		fmt.Println(d.Limit(), d.Allowed, err)
+		fmt.Println(d.Limit(), d.Allowed(), err)
 	}
 	// Output:
 	// 10/1s burst 2 true <nil>

@@ -110,13 +110,13 @@ func (s *shared) raise(tat int64) {
 }
 
 // apply does an operation on the state, or on floor if that is later.
-func (s *shared) apply(o op, limit *Limit, floor, now, n int64) (wait, debt int64, err error) {
+func (s *shared) apply(o op, limit *Limit, floor, now, n int64) (Decision, error) {
 	for {
 		tat := s.tat.Load()
 		base := max(tat, floor)
-		next, wait, debt, err := limit.apply(o, base, now, n)
+		next, d, err := limit.apply(o, base, now, n)
 		if next == base || s.tat.CompareAndSwap(tat, next) {
-			return wait, debt, err
+			return d, err
 		}
 	}
 }

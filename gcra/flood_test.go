@@ -22,7 +22,7 @@ func TestKeyFlood(t *testing.T) {
 	)
 	table := newTable[int](t, gcra.TableConfig{Limit: gcra.PerHour(1).WithBurst(burst), MaxKeys: maxKeys})
 	for i := range maxKeys {
-		if d, err := table.TakeAt(i, nil, 0, 4); err != nil || !d.Allowed {
+		if d, err := table.TakeAt(i, nil, 0, 4); err != nil || !d.Allowed() {
 			t.Fatal(d, err)
 		}
 	}
@@ -33,7 +33,7 @@ func TestKeyFlood(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d.Allowed {
+		if d.Allowed() {
 			admitted++
 		} else if d.RetryAfter != time.Hour {
 			t.Fatalf("told to wait %v", d.RetryAfter)
@@ -44,7 +44,7 @@ func TestKeyFlood(t *testing.T) {
 		t.Errorf("the flood was given %d of %d; %+v, %d slots before", admitted, burst, stats, slots)
 	}
 	for i := range maxKeys {
-		if d, err := table.TakeAt(i, nil, 0, 6); err != nil || !d.Allowed || d.Remaining() != 0 {
+		if d, err := table.TakeAt(i, nil, 0, 6); err != nil || !d.Allowed() || d.Remaining() != 0 {
 			t.Fatalf("key %d after the flood: %+v, %v", i, d, err)
 		}
 	}
@@ -53,7 +53,7 @@ func TestKeyFlood(t *testing.T) {
 	// When all are fresh again, new keys find room, a page of old ones at a time.
 	const later = int64(10 * time.Hour)
 	for i := range 10 * maxKeys {
-		if d, err := table.TakeAt(1e6+i, nil, later+int64(i), 10); i < maxKeys/2 && (err != nil || !d.Allowed) {
+		if d, err := table.TakeAt(1e6+i, nil, later+int64(i), 10); i < maxKeys/2 && (err != nil || !d.Allowed()) {
 			t.Fatalf("new key %d: %+v, %v", i, d, err)
 		}
 	}
@@ -146,13 +146,13 @@ func TestNobodyGainsByFlooding(t *testing.T) {
 					t.Fatal(err)
 				}
 				next, want, _ := l.Take(k.tat, at, n)
-				if d.Allowed && !want.Allowed {
+				if d.Allowed() && !want.Allowed() {
 					t.Fatalf("seed %d: key %d was given %d, which alone it would not have been", seed, key, n)
 				}
-				if d.ResetAfter < want.ResetAfter && d.Allowed == want.Allowed {
+				if d.ResetAfter < want.ResetAfter && d.Allowed() == want.Allowed() {
 					t.Fatalf("seed %d: key %d owes %v, alone it would owe %v", seed, key, d.ResetAfter, want.ResetAfter)
 				}
-				if d.Allowed {
+				if d.Allowed() {
 					k.tat = next
 					gained++
 				}
@@ -210,7 +210,7 @@ func TestSharedTokensAreNotRefunded(t *testing.T) {
 			}
 			continue
 		}
-		if d, err := table.TakeAt(step.key, nil, 0, 1); err != nil || d.Allowed != step.want {
+		if d, err := table.TakeAt(step.key, nil, 0, 1); err != nil || d.Allowed() != step.want {
 			t.Fatalf("step %d: %+v, %v", i, d, err)
 		}
 	}
@@ -230,7 +230,7 @@ func TestLimitsShareApart(t *testing.T) {
 				n = 60
 			}
 			d, err := table.TakeAt(fmt.Sprint(i), l, 0, n)
-			if err != nil || d.Allowed != (i == 0) {
+			if err != nil || d.Allowed() != (i == 0) {
 				t.Errorf("%v: key %d: %+v, %v", l, i, d, err)
 			}
 		}
@@ -258,15 +258,15 @@ func TestFloodUnderRace(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-				if d.Allowed {
+				if d.Allowed() {
 					admitted.Add(1)
 				} else {
 					refused++
 				}
-				if d, _ := h.TakeAt(nil, 0, 1); d.Allowed {
+				if d, _ := h.TakeAt(nil, 0, 1); d.Allowed() {
 					admitted.Add(1)
 				}
-				if d, _ := table.TakeAt(i%maxKeys, nil, 0, 1); d.Allowed {
+				if d, _ := table.TakeAt(i%maxKeys, nil, 0, 1); d.Allowed() {
 					known.Add(1)
 				}
 				asked.Add(1)

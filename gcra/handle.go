@@ -22,15 +22,8 @@ func newHandle(s *shard, fp uint64) *Handle {
 
 // TakeAt is [Limit.Take] on the state of the key, under limit or, if it is nil,
 // the table's.
-func (h *Handle) TakeAt(limit *Limit, now, n int64) (d Decision, err error) {
-	wait, debt, limit, err := h.take(limit, now, n)
-	d.set(limit, now, wait, debt, err)
-	return d, err
-}
-
-// take is shard.take.
-func (h *Handle) take(own *Limit, now, n int64) (wait, debt int64, limit *Limit, err error) {
-	s, fp := h.shard, h.fp
+func (h *Handle) TakeAt(limit *Limit, now, n int64) (Decision, error) {
+	s, fp, own := h.shard, h.fp, limit
 	if own != nil {
 		fp |= ownBit
 	}
@@ -48,9 +41,9 @@ func (h *Handle) take(own *Limit, now, n int64) (wait, debt int64, limit *Limit,
 		if tat == moved {
 			return s.locked(opTake, fp, own, now, n)
 		}
-		next, wait, debt := limit.spend(tat, now, n)
-		if wait > 0 || e.tat.CompareAndSwap(tat, next) {
-			return wait, debt, limit, nil
+		next, d := limit.spend(tat, now, n)
+		if next == tat || e.tat.CompareAndSwap(tat, next) {
+			return d, nil
 		}
 	}
 }
@@ -75,16 +68,14 @@ func (h *Handle) find(fp uint64) *slot {
 // RefundAt is [Limit.Refund] on the state of the key, under limit or, if it is
 // nil, the table's.
 func (h *Handle) RefundAt(limit *Limit, now, n int64) error {
-	_, _, _, err := h.shard.apply(opRefund, h.fingerprint(limit), limit, now, n)
+	_, err := h.shard.apply(opRefund, h.fingerprint(limit), limit, now, n)
 	return err
 }
 
 // DebtAt is [Limit.Debt] on the state of the key, under limit or, if it is nil,
 // the table's.
-func (h *Handle) DebtAt(limit *Limit, now, n int64) (d Decision, err error) {
-	wait, debt, limit, err := h.shard.apply(opDebt, h.fingerprint(limit), limit, now, n)
-	d.set(limit, now, wait, debt, err)
-	return d, err
+func (h *Handle) DebtAt(limit *Limit, now, n int64) (Decision, error) {
+	return h.shard.apply(opDebt, h.fingerprint(limit), limit, now, n)
 }
 
 // RescaleAt is [Table.RescaleAt] for the key.

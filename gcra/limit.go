@@ -37,10 +37,13 @@ type Limit struct {
 
 	// Derived by compile, so that a decision on a whole price needs no
 	// division: a token costs num/den nanoseconds, a whole number where den is
-	// 1, and the burst costs capacity + frac/den of them. All are 0 in a limit
-	// without a rate and in one that is not valid.
+	// 1, and the burst costs capacity + frac/den of them. plain is the most
+	// tokens that a call of whole price can ask for: the burst where den is 1,
+	// and otherwise 0. All are 0 in a limit without a rate and in one that is
+	// not valid.
 	num, den       int64
 	capacity, frac int64
+	plain          int64
 	kind           kind
 }
 
@@ -205,6 +208,9 @@ func compile(rate int64, period time.Duration, burst int64) Limit {
 	}
 	l.num, l.den = num, den
 	l.capacity, l.frac = capacity, frac
+	if den == 1 {
+		l.plain = burst
+	}
 	l.kind = limited
 	return l
 }

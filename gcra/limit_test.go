@@ -51,7 +51,7 @@ func TestDegenerateLimits(t *testing.T) {
 			}
 			// A limit whose error was ignored still admits nothing.
 			next, d, err := l.Take(0, 0, 1)
-			if !errors.Is(err, gcra.ErrInvalidLimit) || d.Allowed || next != 0 {
+			if !errors.Is(err, gcra.ErrInvalidLimit) || d.Allowed() || next != 0 {
 				t.Errorf("Take: %+v, %v, state %d", d, err, next)
 			}
 			if n := d.Remaining() + d.Largest(); n != 0 {
@@ -60,7 +60,7 @@ func TestDegenerateLimits(t *testing.T) {
 			if _, err := l.Refund(0, 0, 1); !errors.Is(err, gcra.ErrInvalidLimit) {
 				t.Errorf("Refund: %v", err)
 			}
-			if _, d, err := l.Debt(0, 0, 1); !errors.Is(err, gcra.ErrInvalidLimit) || d.Allowed {
+			if _, d, err := l.Debt(0, 0, 1); !errors.Is(err, gcra.ErrInvalidLimit) || d.Allowed() {
 				t.Errorf("Debt: %+v, %v", d, err)
 			}
 		})
@@ -84,10 +84,10 @@ func TestLimitsAtTheEdge(t *testing.T) {
 			continue
 		}
 		next, d, err := l.Take(math.MinInt64, 0, l.Burst())
-		if err != nil || !d.Allowed || d.Remaining() != 0 {
+		if err != nil || !d.Allowed() || d.Remaining() != 0 {
 			t.Errorf("%v: the whole burst of a fresh key: %+v, %v, then %d", l, d, err, d.Remaining())
 		}
-		if _, d, _ := l.Take(next, 0, 1); d.Allowed {
+		if _, d, _ := l.Take(next, 0, 1); d.Allowed() {
 			t.Errorf("%v: one more than the burst", l)
 		}
 	}
@@ -97,18 +97,18 @@ func TestExtremes(t *testing.T) {
 	all, none := gcra.Unlimited(), gcra.DenyAll()
 	for _, n := range []int64{0, 1, math.MaxInt64} {
 		next, d, err := all.Take(7, 5, n)
-		if err != nil || !d.Allowed || next != 7 || d.Remaining() != math.MaxInt64 || d.Largest() != math.MaxInt64 || d.Delay(n) != 0 {
+		if err != nil || !d.Allowed() || next != 7 || d.Remaining() != math.MaxInt64 || d.Largest() != math.MaxInt64 || d.Delay(n) != 0 {
 			t.Errorf("unlimited, %d tokens: %+v, %v, state %d", n, d, err, next)
 		}
 		next, d, err = none.Take(7, 5, n)
-		if err != nil || d.Allowed || next != 7 || d.RetryAfter != gcra.Forever || d.Remaining() != 0 || d.Largest() != 0 || d.Delay(1) != gcra.Forever {
+		if err != nil || d.Allowed() || next != 7 || d.RetryAfter != gcra.Forever || d.Remaining() != 0 || d.Largest() != 0 || d.Delay(1) != gcra.Forever {
 			t.Errorf("deny all, %d tokens: %+v, %v, state %d", n, d, err, next)
 		}
 		for _, l := range []gcra.Limit{all, none} {
 			if next, err := l.Refund(7, 5, n); err != nil || next != 7 {
 				t.Errorf("%v: Refund(%d) = %d, %v", l, n, next, err)
 			}
-			if next, d, err := l.Debt(7, 5, n); err != nil || next != 7 || d.Allowed != l.IsUnlimited() {
+			if next, d, err := l.Debt(7, 5, n); err != nil || next != 7 || d.Allowed() != l.IsUnlimited() {
 				t.Errorf("%v: Debt(%d) = %d, %+v, %v", l, n, next, d, err)
 			}
 			if l.WithBurst(3) != l {

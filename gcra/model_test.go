@@ -223,7 +223,7 @@ func walk(t *testing.T, p tape) {
 		case 0, 1, 2:
 			next, d, err := limit.Take(key, now, n)
 			if n > limit.Burst() {
-				if !errors.Is(err, gcra.ErrExceedsBurst) || next != key || d.Allowed {
+				if !errors.Is(err, gcra.ErrExceedsBurst) || next != key || d.Allowed() {
 					t.Fatalf("Take(%d) above %v: %v, %+v, state changed %v", n, limit, err, d, next != key)
 				}
 				break
@@ -231,7 +231,7 @@ func walk(t *testing.T, p tape) {
 			if err != nil {
 				t.Fatalf("%v: Take(%d, %d, %d): %v", limit, key, now, n, err)
 			}
-			if d.Allowed {
+			if d.Allowed() {
 				if !model.gives(now, n) {
 					t.Fatalf("%v: took %d at %d, an exact bucket owing %v would not give them", limit, n, now, model.owed(now))
 				}
@@ -244,7 +244,7 @@ func walk(t *testing.T, p tape) {
 			key = next
 		case 3:
 			next, d, err := limit.Take(key, now, 0)
-			if err != nil || !d.Allowed || d.RetryAfter != 0 || next != key {
+			if err != nil || !d.Allowed() || d.RetryAfter != 0 || next != key {
 				t.Fatalf("%v: peek: %+v, %v, state changed %v", limit, d, err, next != key)
 			}
 			left(t, limit, key, now, d)
@@ -262,13 +262,13 @@ func walk(t *testing.T, p tape) {
 			}
 			would, _, takeErr := limit.Take(key, now, n)
 			next, d, err := limit.Debt(key, now, n)
-			if err != nil || next < key || d.Allowed != (takeErr == nil && would != key) || d.Allowed != (d.RetryAfter == 0) {
+			if err != nil || next < key || d.Allowed() != (takeErr == nil && would != key) || d.Allowed() != (d.RetryAfter == 0) {
 				t.Fatalf("%v: Debt(%d, %d, %d) = %d, %+v, %v; Take would have given %d, %v", limit, key, now, n, next, d, err, would, takeErr)
 			}
 			model.debt(now, n)
 			rounds()
 			left(t, limit, next, now, d)
-			if !d.Allowed {
+			if !d.Allowed() {
 				at := d.At + int64(d.RetryAfter)
 				if _, e, _ := limit.Take(next, at, 0); new(big.Rat).SetInt64(int64(e.ResetAfter)).Cmp(model.capacity()) > 0 {
 					t.Fatalf("%v: still indebted %v after a debt's RetryAfter", limit, e.ResetAfter)
@@ -331,7 +331,7 @@ func foretold(t *testing.T, l gcra.Limit, before, now, n int64, d gcra.Decision)
 	}
 	after, _, _ := l.Take(before, now, n)
 	left(t, l, after, now, d)
-	if d.Allowed {
+	if d.Allowed() {
 		if d.RetryAfter != 0 {
 			t.Fatalf("%v: allowed, and yet RetryAfter is %v", l, d.RetryAfter)
 		}
@@ -341,10 +341,10 @@ func foretold(t *testing.T, l gcra.Limit, before, now, n int64, d gcra.Decision)
 		t.Fatalf("%v: refused with RetryAfter %v", l, d.RetryAfter)
 	}
 	at := now + int64(d.RetryAfter)
-	if _, e, err := l.Take(after, at-1, n); err != nil || e.Allowed {
+	if _, e, err := l.Take(after, at-1, n); err != nil || e.Allowed() {
 		t.Fatalf("%v: told to wait %v for %d, admitted 1ns earlier (%v)", l, d.RetryAfter, n, err)
 	}
-	if _, e, err := l.Take(after, at, n); err != nil || !e.Allowed {
+	if _, e, err := l.Take(after, at, n); err != nil || !e.Allowed() {
 		t.Fatalf("%v: told to wait %v for %d, not admitted then: %+v (%v)", l, d.RetryAfter, n, e, err)
 	}
 	if wait := d.Delay(n); wait != d.RetryAfter {
@@ -360,12 +360,12 @@ func left(t *testing.T, l gcra.Limit, key, now int64, d gcra.Decision) {
 	}
 	largest := d.Largest()
 	if largest > 0 {
-		if _, e, err := l.Take(key, now, largest); err != nil || !e.Allowed {
+		if _, e, err := l.Take(key, now, largest); err != nil || !e.Allowed() {
 			t.Fatalf("%v: Largest %d is not given: %+v, %v", l, largest, e, err)
 		}
 	}
 	if largest < l.Burst() {
-		if _, e, _ := l.Take(key, now, largest+1); e.Allowed {
+		if _, e, _ := l.Take(key, now, largest+1); e.Allowed() {
 			t.Fatalf("%v: Largest %d, and yet one more is given", l, largest)
 		}
 	}
@@ -378,8 +378,8 @@ func left(t *testing.T, l gcra.Limit, key, now int64, d gcra.Decision) {
 	}
 	for i := range remaining + 1 {
 		next, e, err := l.Take(key, now, 1)
-		if err != nil || e.Allowed != (i < remaining) {
-			t.Fatalf("%v: Remaining %d, single token %d: allowed %v, %v", l, remaining, i+1, e.Allowed, err)
+		if err != nil || e.Allowed() != (i < remaining) {
+			t.Fatalf("%v: Remaining %d, single token %d: allowed %v, %v", l, remaining, i+1, e.Allowed(), err)
 		}
 		key = next
 	}

@@ -89,7 +89,7 @@ func TestClockSetBack(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d.Allowed {
+			if d.Allowed() {
 				got++
 				lastGrant = real
 			} else if real-lastGrant > burst*interval+2*tolerance {

@@ -81,7 +81,7 @@ func TestExactUnderRace(t *testing.T) {
 								t.Error(err)
 								return
 							}
-							if d.Allowed {
+							if d.Allowed() {
 								took[key].Add(1)
 								misses = 0
 							}
@@ -119,7 +119,7 @@ func TestHotKeyUnderRace(t *testing.T) {
 				} else {
 					d, _ = table.TakeAt("hot", nil, 0, 1)
 				}
-				if !d.Allowed {
+				if !d.Allowed() {
 					break
 				}
 				n++
@@ -145,7 +145,7 @@ func TestFirstUseUnderRace(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for key := range keys {
-				if d, _ := table.TakeAt(key, nil, now, 1); d.Allowed {
+				if d, _ := table.TakeAt(key, nil, now, 1); d.Allowed() {
 					took[key].Add(1)
 				}
 			}
@@ -188,7 +188,7 @@ func TestSweepAgainstFirstUse(t *testing.T) {
 				for key, h := range handles {
 					for {
 						d, _ := h.TakeAt(nil, now, 1)
-						if !d.Allowed {
+						if !d.Allowed() {
 							break
 						}
 						took[key].Add(1)
@@ -229,7 +229,7 @@ func TestBalanceUnderRace(t *testing.T) {
 				if (i+g)%3 == 0 {
 					l = nil
 				}
-				if d, err := h.TakeAt(l, now, 1); err != nil || !d.Allowed {
+				if d, err := h.TakeAt(l, now, 1); err != nil || !d.Allowed() {
 					t.Error(d, err)
 				}
 				if _, err := table.DebtAt(1, l, now, 2); err != nil {
@@ -292,7 +292,7 @@ func TestForgottenUnderRace(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if d.Allowed {
+				if d.Allowed() {
 					took[key].Add(1)
 				}
 				if r.IntN(20) == 0 {
@@ -387,7 +387,7 @@ func TestHandlesKeepNoOldPages(t *testing.T) {
 	sweepAll(table, int64(time.Hour), 1000)
 	check("after a sweep")
 	for i, h := range handles {
-		if d, err := h.TakeAt(nil, int64(time.Hour), 2); err != nil || !d.Allowed {
+		if d, err := h.TakeAt(nil, int64(time.Hour), 2); err != nil || !d.Allowed() {
 			t.Fatalf("handle %d: %+v, %v", i, d, err)
 		}
 	}

@@ -52,26 +52,27 @@ const (
 	opRefund
 )
 
-// apply does an operation on a state. wait and debt are for Decision.set.
-func (l *Limit) apply(o op, tat, now, n int64) (next, wait, debt int64, err error) {
+// apply does an operation on a state.
+func (l *Limit) apply(o op, tat, now, n int64) (next int64, d Decision, err error) {
 	switch o {
 	case opTake:
-		return l.take(tat, now, n)
+		return l.Take(tat, now, n)
 	case opDebt:
-		return l.spendAnyway(tat, now, n)
+		return l.Debt(tat, now, n)
 	default:
 		next, err = l.Refund(tat, now, n)
-		return next, 0, 0, err
+		return next, Decision{}, err
 	}
 }
 
-// take decides about a key. It returns what Decision.set wants.
-func (s *shard) take(fp uint64, own *Limit, now, n int64) (wait, debt int64, limit *Limit, err error) {
+// take decides about a key.
+func (s *shard) take(fp uint64, own *Limit, now, n int64) (Decision, error) {
 	e := s.page(fp).find(fp)
 	if e == nil {
 		return s.locked(opTake, fp, own, now, n)
 	}
-	if limit = s.limit(own); limit == nil || !limit.isPlain(now, n) {
+	limit := s.limit(own)
+	if limit == nil || !limit.isPlain(now, n) {
 		return s.apply(opTake, fp, own, now, n)
 	}
 	for {
@@ -79,20 +80,21 @@ func (s *shard) take(fp uint64, own *Limit, now, n int64) (wait, debt int64, lim
 		if tat == moved {
 			return s.locked(opTake, fp, own, now, n)
 		}
-		next, wait, debt := limit.spend(tat, now, n)
-		if wait > 0 || e.tat.CompareAndSwap(tat, next) {
-			return wait, debt, limit, nil
+		next, d := limit.spend(tat, now, n)
+		if next == tat || e.tat.CompareAndSwap(tat, next) {
+			return d, nil
 		}
 	}
 }
 
 // apply is take for any operation.
-func (s *shard) apply(o op, fp uint64, own *Limit, now, n int64) (wait, debt int64, limit *Limit, err error) {
+func (s *shard) apply(o op, fp uint64, own *Limit, now, n int64) (Decision, error) {
 	e := s.page(fp).find(fp)
 	if e == nil {
 		return s.locked(o, fp, own, now, n)
 	}
-	if limit = s.limit(own); limit == nil {
+	limit := s.limit(own)
+	if limit == nil {
 		return s.locked(o, fp, own, now, n)
 	}
 	for {
@@ -100,13 +102,13 @@ func (s *shard) apply(o op, fp uint64, own *Limit, now, n int64) (wait, debt int
 		if tat == moved {
 			return s.locked(o, fp, own, now, n)
 		}
-		next, wait, debt, err := limit.apply(o, tat, now, n)
+		next, decision, err := limit.apply(o, tat, now, n)
 		if next == tat || e.tat.CompareAndSwap(tat, next) {
 			if next < tat {
 				d := s.directory.Load()
 				d.segments[d.index(fp)].Load().note(next)
 			}
-			return wait, debt, limit, err
+			return decision, err
 		}
 	}
 }
@@ -130,11 +132,12 @@ func (s *shard) limit(own *Limit) *Limit {
 
 // locked is apply for a key that has no slot as far as its caller could see, or
 // whose slot has moved, or whose limit is changing.
-func (s *shard) locked(o op, fp uint64, own *Limit, now, n int64) (wait, debt int64, limit *Limit, err error) {
-	if limit = s.limit(own); limit != nil && limit.kind != limited {
+func (s *shard) locked(o op, fp uint64, own *Limit, now, n int64) (d Decision, err error) {
+	limit := s.limit(own)
+	if limit != nil && limit.kind != limited {
 		// Nothing that these decide depends on a key.
-		_, wait, debt, err = limit.apply(o, now, now, n)
-		return wait, debt, limit, err
+		_, d, err = limit.apply(o, now, now, n)
+		return d, err
 	}
 	s.table.evict(now)
 	s.mu.Lock()
@@ -149,10 +152,10 @@ func (s *shard) locked(o op, fp uint64, own *Limit, now, n int64) (wait, debt in
 		if e != nil && e.tat.Load() != moved {
 			for {
 				tat := e.tat.Load()
-				next, wait, debt, err := limit.apply(o, tat, now, n)
+				next, d, err := limit.apply(o, tat, now, n)
 				if next == tat || e.tat.CompareAndSwap(tat, next) {
 					g.note(next)
-					return wait, debt, limit, err
+					return d, err
 				}
 			}
 		}
@@ -168,19 +171,18 @@ func (s *shard) locked(o op, fp uint64, own *Limit, now, n int64) (wait, debt in
 		}
 		if o == opRefund {
 			// A key without a slot has nothing to be given back.
-			_, wait, debt, err = limit.apply(o, now, now, n)
-			return wait, debt, limit, err
+			_, d, err = limit.apply(o, now, now, n)
+			return d, err
 		}
 		shared := s.table.shared.of(own)
 		if s.table.full() {
 			s.table.sharedCalls.Add(1)
-			wait, debt, err = shared.apply(o, limit, s.floor, now, n)
-			return wait, debt, limit, err
+			return shared.apply(o, limit, s.floor, now, n)
 		}
 		base := max(s.floor, shared.load())
-		next, wait, debt, err := limit.apply(o, base, now, n)
+		next, d, err := limit.apply(o, base, now, n)
 		if next == base {
-			return wait, debt, limit, err
+			return d, err
 		}
 		if e == nil && g.used >= fullAt {
 			s.makeRoom(g, i, now)
@@ -188,7 +190,7 @@ func (s *shard) locked(o op, fp uint64, own *Limit, now, n int64) (wait, debt in
 		}
 		if s.table.reserve() {
 			s.put(g, i, e, fp, next)
-			return wait, debt, limit, err
+			return d, err
 		}
 	}
 }

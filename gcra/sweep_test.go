@@ -67,11 +67,11 @@ func TestSweepInSteps(t *testing.T) {
 func TestRefusedKeysAreSwept(t *testing.T) {
 	table := newTable[int](t, gcra.TableConfig{Limit: gcra.Per(1, time.Minute)})
 	h := table.Key(7)
-	if d, err := h.TakeAt(nil, 0, 1); err != nil || !d.Allowed {
+	if d, err := h.TakeAt(nil, 0, 1); err != nil || !d.Allowed() {
 		t.Fatal(d, err)
 	}
 	for now := int64(0); now < int64(time.Minute); now += int64(time.Second) {
-		if d, err := h.TakeAt(nil, now, 1); err != nil || d.Allowed {
+		if d, err := h.TakeAt(nil, now, 1); err != nil || d.Allowed() {
 			t.Fatal(d, err)
 		}
 		if sweepAll(table, now, 1); table.Len() != 1 {
@@ -81,7 +81,7 @@ func TestRefusedKeysAreSwept(t *testing.T) {
 	if n := sweepAll(table, int64(time.Minute), 1); n != 1 || table.Len() != 0 {
 		t.Errorf("%d swept, %d left", n, table.Len())
 	}
-	if d, err := h.TakeAt(nil, int64(time.Minute), 1); err != nil || !d.Allowed || table.Len() != 1 {
+	if d, err := h.TakeAt(nil, int64(time.Minute), 1); err != nil || !d.Allowed() || table.Len() != 1 {
 		t.Errorf("%+v, %v, %d tracked", d, err, table.Len())
 	}
 }
@@ -106,13 +106,13 @@ func TestLateCallAfterASweep(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got.Allowed && !want.Allowed {
+			if got.Allowed() && !want.Allowed() {
 				t.Fatalf("%s: admitted at %v what a key that was not forgotten would not be", name, time.Duration(now))
 			}
-			if got.Allowed {
+			if got.Allowed() {
 				tat = next
 			}
-			return got.Allowed
+			return got.Allowed()
 		}
 		for range 5 {
 			spend(0)
@@ -123,7 +123,7 @@ func TestLateCallAfterASweep(t *testing.T) {
 			for spend(now) {
 			}
 		}
-		if d, _ := table.TakeAt(2, nil, fresh, 5); !d.Allowed {
+		if d, _ := table.TakeAt(2, nil, fresh, 5); !d.Allowed() {
 			t.Errorf("%s: a call that is not late pays for one that was", name)
 		}
 	}

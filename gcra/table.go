@@ -94,28 +94,24 @@ func (t *Table[K]) hash(key K) uint64 { return maphash.Comparable(t.seed, key) }
 
 // TakeAt is [Limit.Take] on the state of key, under limit or, if it is nil, the
 // table's.
-func (t *Table[K]) TakeAt(key K, limit *Limit, now, n int64) (d Decision, err error) {
+func (t *Table[K]) TakeAt(key K, limit *Limit, now, n int64) (Decision, error) {
 	h := t.hash(key)
-	wait, debt, limit, err := t.core.shard(h).take(fingerprint(h, limit), limit, now, n)
-	d.set(limit, now, wait, debt, err)
-	return d, err
+	return t.core.shard(h).take(fingerprint(h, limit), limit, now, n)
 }
 
 // RefundAt is [Limit.Refund] on the state of key, under limit or, if it is nil,
 // the table's.
 func (t *Table[K]) RefundAt(key K, limit *Limit, now, n int64) error {
 	h := t.hash(key)
-	_, _, _, err := t.core.shard(h).apply(opRefund, fingerprint(h, limit), limit, now, n)
+	_, err := t.core.shard(h).apply(opRefund, fingerprint(h, limit), limit, now, n)
 	return err
 }
 
 // DebtAt is [Limit.Debt] on the state of key, under limit or, if it is nil, the
 // table's.
-func (t *Table[K]) DebtAt(key K, limit *Limit, now, n int64) (d Decision, err error) {
+func (t *Table[K]) DebtAt(key K, limit *Limit, now, n int64) (Decision, error) {
 	h := t.hash(key)
-	wait, debt, limit, err := t.core.shard(h).apply(opDebt, fingerprint(h, limit), limit, now, n)
-	d.set(limit, now, wait, debt, err)
-	return d, err
+	return t.core.shard(h).apply(opDebt, fingerprint(h, limit), limit, now, n)
 }
 
 // Key resolves key once, for callers that come back to it: a call on the handle

@@ -54,7 +54,7 @@ func TestNewTable(t *testing.T) {
 		t.Errorf("no limit at all: %v", err)
 	}
 	own := gcra.PerSecond(1)
-	if d, err := table.TakeAt(1, &own, 0, 1); err != nil || !d.Allowed || table.Len() != 1 {
+	if d, err := table.TakeAt(1, &own, 0, 1); err != nil || !d.Allowed() || table.Len() != 1 {
 		t.Errorf("a limit of its own: %+v, %v, %d keys", d, err, table.Len())
 	}
 }
@@ -295,8 +295,8 @@ func same(t *testing.T, call string, got, want gcra.Decision, err, wantErr error
 	}
 	g, w := got, want
 	gl, wl := g.Limit(), w.Limit()
-	g = gcra.NewDecision(nil, g.Allowed, g.At, g.RetryAfter, g.ResetAfter)
-	w = gcra.NewDecision(nil, w.Allowed, w.At, w.RetryAfter, w.ResetAfter)
+	g = gcra.NewDecision(nil, g.At, g.RetryAfter, g.ResetAfter)
+	w = gcra.NewDecision(nil, w.At, w.RetryAfter, w.ResetAfter)
 	if g != w || gl != wl {
 		t.Fatalf("%s: %+v under %v, want %+v under %v", call, g, gl, w, wl)
 	}
@@ -338,7 +338,7 @@ func TestKeysOfAllTypes(t *testing.T) {
 	table1 := newTable[composite](t, gcra.TableConfig{Limit: gcra.PerSecond(1)})
 	table2 := newTable[any](t, gcra.TableConfig{Limit: gcra.PerSecond(1)})
 	table3 := newTable[name](t, gcra.TableConfig{Limit: gcra.PerSecond(1)})
-	first := func(d gcra.Decision, err error) bool { return err == nil && d.Allowed }
+	first := func(d gcra.Decision, err error) bool { return err == nil && d.Allowed() }
 	if key := string([]byte("ab")); !first(table1.TakeAt(composite{key, 1, [2]uint8{1, 2}}, nil, 0, 1)) ||
 		first(table1.TakeAt(composite{"a" + key[1:], 1, [2]uint8{1, 2}}, nil, 0, 1)) ||
 		!first(table1.TakeAt(composite{key, 2, [2]uint8{1, 2}}, nil, 0, 1)) {
@@ -359,7 +359,7 @@ func TestMemoryFollowsKeys(t *testing.T) {
 	keys := 0
 	for _, n := range []int{5_000, 20_000, 50_000, 80_000, 120_000, 200_000} {
 		for ; keys < n; keys++ {
-			if d, err := table.TakeAt(keys, nil, 0, 1); err != nil || !d.Allowed {
+			if d, err := table.TakeAt(keys, nil, 0, 1); err != nil || !d.Allowed() {
 				t.Fatal(d, err)
 			}
 		}

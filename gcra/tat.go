@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"time"
 )
 
 // A key's whole state is its TAT, the theoretical arrival time: the instant at
@@ -40,57 +41,55 @@ const maxTime = 1 << 62
 // now may come from any clock, and may be earlier than before: see [Monotonic]
 // for clocks that can be set back.
 func (l *Limit) Take(tat, now, n int64) (next int64, d Decision, err error) {
-	next, wait, debt, err := l.take(tat, now, n)
-	d.set(l, now, wait, debt, err)
-	return next, d, err
-}
-
-// take is Take without the Decision, which is put together once, from wait and
-// debt, where it leaves the package: handing it on would cost more than the
-// arithmetic.
-func (l *Limit) take(tat, now, n int64) (next, wait, debt int64, err error) {
 	if l.isPlain(now, n) {
-		next, wait, debt = l.spend(tat, now, n)
-		return next, wait, debt, nil
+		next, d = l.spend(tat, now, n)
+		return next, d, nil
 	}
 	if err := l.check(now, n); err != nil {
-		return tat, 0, 0, err
+		return tat, Decision{}, err
 	}
-	switch debt = since(tat, now); {
+	debt := since(tat, now)
+	switch {
 	case l.kind == unlimited:
-		return tat, 0, 0, nil
+		return tat, l.decision(now, 0, 0), nil
 	case l.kind == denyAll:
-		return tat, int64(Forever), 0, nil
+		return tat, l.decision(now, int64(Forever), 0), nil
 	case n == 0:
-		return tat, 0, debt, nil
+		return tat, l.decision(now, 0, debt), nil
 	case n > l.burst:
-		return tat, int64(Forever), debt, fmt.Errorf("%w: %d tokens, burst %d", ErrExceedsBurst, n, l.burst)
+		return tat, l.decision(now, int64(Forever), debt), fmt.Errorf("%w: %d tokens, burst %d", ErrExceedsBurst, n, l.burst)
 	}
 	cost, room := l.price(n)
 	if debt > room {
-		return tat, debt - room, debt, nil
+		return tat, l.decision(now, debt-room, debt), nil
 	}
 	debt += cost
-	return now + debt, 0, debt, nil
+	return now + debt, l.decision(now, 0, debt), nil
 }
 
 // isPlain reports whether n tokens at now are for spend to decide: between one
 // token of a whole price and a burst of them.
 func (l *Limit) isPlain(now, n int64) bool {
-	return l.den == 1 && uint64(n-1) < uint64(l.burst) && inRange(now)
+	return uint64(n-1) < uint64(l.plain) && inRange(now)
 }
 
-// spend is take for what isPlain, short enough to be inlined. wait is 0 if the
-// tokens were there.
-func (l *Limit) spend(tat, now, n int64) (next, wait, debt int64) {
+// spend is Take for what isPlain, short enough to be inlined.
+func (l *Limit) spend(tat, now, n int64) (next int64, d Decision) {
 	cost := n * l.num
 	room := l.capacity - cost
-	debt = since(tat, now)
-	if debt > room {
-		return tat, debt - room, debt
+	debt := max(tat, now) - now // negative if it does not fit
+	if uint64(debt) > uint64(room) {
+		debt = int64(min(uint64(debt), math.MaxInt64))
+		return tat, Decision{time.Duration(debt - room), time.Duration(debt), now, l}
 	}
 	debt += cost
-	return now + debt, 0, debt
+	return now + debt, Decision{0, time.Duration(debt), now, l}
+}
+
+// decision returns the decision that left a debt and asked for a wait: none if
+// the tokens were there.
+func (l *Limit) decision(now, wait, debt int64) Decision {
+	return Decision{RetryAfter: time.Duration(wait), ResetAfter: time.Duration(debt), At: now, limit: l}
 }
 
 // Refund gives back n tokens taken earlier and returns the key's next state.
@@ -121,20 +120,13 @@ func (l *Limit) Refund(tat, now, n int64) (next int64, err error) {
 // are those of [Limit.Take]. What a key owes beyond its burst stops growing at
 // 36 years.
 func (l *Limit) Debt(tat, now, n int64) (next int64, d Decision, err error) {
-	next, wait, debt, err := l.spendAnyway(tat, now, n)
-	d.set(l, now, wait, debt, err)
-	return next, d, err
-}
-
-// spendAnyway is Debt without the Decision.
-func (l *Limit) spendAnyway(tat, now, n int64) (next, wait, debt int64, err error) {
 	if l.kind != limited {
-		return l.take(tat, now, n)
+		return l.Take(tat, now, n)
 	}
 	if err := l.check(now, n); err != nil {
-		return tat, 0, 0, err
+		return tat, Decision{}, err
 	}
-	debt = since(tat, now)
+	debt, wait := since(tat, now), int64(0)
 	allowed := n == 0
 	if n > 0 && n <= l.burst {
 		_, room := l.price(n)
@@ -148,7 +140,7 @@ func (l *Limit) spendAnyway(tat, now, n int64) (next, wait, debt int64, err erro
 	if !allowed {
 		wait = debt - l.capacity
 	}
-	return tat, wait, debt, nil
+	return tat, l.decision(now, wait, debt), nil
 }
 
 // Rescale returns the state of a key after its limit changed from one to

@@ -40,15 +40,15 @@ func TestBurstIsExact(t *testing.T) {
 				key := now
 				for i := range burst + 2 {
 					next, d, err := l.Take(key, now, 1)
-					if err != nil || d.Allowed != (i < burst) {
-						t.Fatalf("%v at %d: token %d: allowed %v, %v", l, now, i+1, d.Allowed, err)
+					if err != nil || d.Allowed() != (i < burst) {
+						t.Fatalf("%v at %d: token %d: allowed %v, %v", l, now, i+1, d.Allowed(), err)
 					}
 					if want := max(0, burst-1-i); d.Remaining() != want {
 						t.Fatalf("%v at %d: %d left after token %d, want %d", l, now, d.Remaining(), i+1, want)
 					}
 					key = next
 				}
-				if next, d, _ := l.Take(now, now, burst); !d.Allowed || next != key {
+				if next, d, _ := l.Take(now, now, burst); !d.Allowed() || next != key {
 					t.Fatalf("%v: the burst in one call costs %d, token by token %d", l, next-now, key-now)
 				}
 			}
@@ -68,10 +68,10 @@ func TestUnevenBurstIsNeverMore(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n := d.Largest(); !d.Allowed && n > 0 {
+			if n := d.Largest(); !d.Allowed() && n > 0 {
 				next, d, _ = l.Take(key, 0, n)
 				got += n
-			} else if d.Allowed {
+			} else if d.Allowed() {
 				got += l.Burst() - got - d.Largest()
 			}
 			key = next
@@ -82,7 +82,7 @@ func TestUnevenBurstIsNeverMore(t *testing.T) {
 		if got > l.Burst() {
 			t.Fatalf("%v: %d at one instant", l, got)
 		}
-		if _, d, _ := l.Take(0, 0, l.Burst()); !d.Allowed {
+		if _, d, _ := l.Take(0, 0, l.Burst()); !d.Allowed() {
 			t.Fatalf("%v: a rested key is refused its burst", l)
 		}
 	}
@@ -126,7 +126,7 @@ func TestNoWindowAdmitsMore(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d.Allowed {
+			if d.Allowed() {
 				grants = append(grants, grant{at, n})
 			}
 			key = next
@@ -178,7 +178,7 @@ func TestNoDrift(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if !d.Allowed {
+				if !d.Allowed() {
 					if now += int64(d.RetryAfter); now > int64(tt.span) {
 						break
 					}
@@ -206,11 +206,11 @@ func TestAnyTime(t *testing.T) {
 			if rested > now {
 				continue
 			}
-			if err != nil || !d.Allowed || next <= now {
+			if err != nil || !d.Allowed() || next <= now {
 				t.Errorf("at %d, fresh since %d: %+v, %v, next %d", now, rested, d, err, next)
 			}
 			indebted, d, err := l.Debt(next, now, math.MaxInt64)
-			if err != nil || d.Allowed || indebted < next || d.RetryAfter <= 0 {
+			if err != nil || d.Allowed() || indebted < next || d.RetryAfter <= 0 {
 				t.Errorf("at %d: debt: %+v, %v, from %d to %d", now, d, err, next, indebted)
 			}
 			if again, d, err := l.Debt(indebted, now, math.MaxInt64); err != nil || again != indebted || d.RetryAfter != 1<<60 {
@@ -223,17 +223,17 @@ func TestAnyTime(t *testing.T) {
 	}
 	// The clock's ends are further apart than an int64 is wide.
 	late, _, _ := l.Debt(1<<62, 1<<62, math.MaxInt64)
-	if next, d, err := l.Take(late, -1<<62, 1); err != nil || d.Allowed || next != late || d.RetryAfter < 1<<62 {
+	if next, d, err := l.Take(late, -1<<62, 1); err != nil || d.Allowed() || next != late || d.RetryAfter < 1<<62 {
 		t.Errorf("a key indebted at the clock's end, at its start: %+v, %v", d, err)
 	}
 	for _, now := range []int64{1<<62 + 1, -1<<62 - 1, math.MaxInt64, math.MinInt64} {
-		if next, d, err := l.Take(5, now, 1); !errors.Is(err, gcra.ErrTime) || d.Allowed || next != 5 {
+		if next, d, err := l.Take(5, now, 1); !errors.Is(err, gcra.ErrTime) || d.Allowed() || next != 5 {
 			t.Errorf("Take at %d: %+v, %v", now, d, err)
 		}
 		if next, err := l.Refund(5, now, 1); !errors.Is(err, gcra.ErrTime) || next != 5 {
 			t.Errorf("Refund at %d: %v", now, err)
 		}
-		if next, d, err := l.Debt(5, now, 1); !errors.Is(err, gcra.ErrTime) || d.Allowed || next != 5 {
+		if next, d, err := l.Debt(5, now, 1); !errors.Is(err, gcra.ErrTime) || d.Allowed() || next != 5 {
 			t.Errorf("Debt at %d: %+v, %v", now, d, err)
 		}
 	}
@@ -246,7 +246,7 @@ func TestOddAmounts(t *testing.T) {
 	key, _, _ := l.Take(0, 0, 2)
 	for _, n := range []int64{6, 7, math.MaxInt64} {
 		next, d, err := l.Take(key, 0, n)
-		if !errors.Is(err, gcra.ErrExceedsBurst) || d.Allowed || next != key {
+		if !errors.Is(err, gcra.ErrExceedsBurst) || d.Allowed() || next != key {
 			t.Errorf("Take(%d): %+v, %v", n, d, err)
 		}
 		if d.RetryAfter != gcra.Forever || d.Remaining() != 3 || d.ResetAfter != 200*time.Millisecond {
@@ -260,12 +260,12 @@ func TestOddAmounts(t *testing.T) {
 		if next, err := l.Refund(key, 0, n); !errors.Is(err, gcra.ErrNegative) || next != key {
 			t.Errorf("Refund(%d): %v", n, err)
 		}
-		if next, d, err := l.Debt(key, 0, n); !errors.Is(err, gcra.ErrNegative) || d.Allowed || next != key {
+		if next, d, err := l.Debt(key, 0, n); !errors.Is(err, gcra.ErrNegative) || d.Allowed() || next != key {
 			t.Errorf("Debt(%d): %+v, %v", n, d, err)
 		}
 	}
 	empty, _, _ := l.Debt(key, 0, 100)
-	if next, d, err := l.Take(empty, 0, 0); err != nil || !d.Allowed || next != empty || d.Remaining() != 0 {
+	if next, d, err := l.Take(empty, 0, 0); err != nil || !d.Allowed() || next != empty || d.Remaining() != 0 {
 		t.Errorf("a peek at an indebted key: %+v, %v", d, err)
 	}
 }
@@ -291,7 +291,7 @@ func TestRefundMintsNothing(t *testing.T) {
 		for range 999 {
 			key, _ = l.Refund(key, 0, 1)
 		}
-		if _, d, _ := l.Take(key, 0, 1000); d.Allowed {
+		if _, d, _ := l.Take(key, 0, 1000); d.Allowed() {
 			t.Errorf("%v: 999 of 1000 tokens were given back, and 1000 are there", l)
 		}
 	}
@@ -365,7 +365,7 @@ func TestRescaleThereAndBack(t *testing.T) {
 func TestNewDecision(t *testing.T) {
 	l := gcra.PerSecond(10)
 	_, want, _ := l.Take(3e8, 0, 2)
-	got := gcra.NewDecision(&l, want.Allowed, want.At, want.RetryAfter, want.ResetAfter)
+	got := gcra.NewDecision(&l, want.At, want.RetryAfter, want.ResetAfter)
 	if got != want || got.Remaining() != want.Remaining() || got.Limit() != l {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -384,7 +384,7 @@ func TestDelay(t *testing.T) {
 					t.Fatalf("%v, %d taken: Delay(%d) is %v, the last was given after %v", l, taken, n, got, time.Duration(now))
 				}
 				next, e, _ := l.Take(key, now, 1)
-				if !e.Allowed {
+				if !e.Allowed() {
 					now += int64(e.RetryAfter)
 					next, _, _ = l.Take(key, now, 1)
 				}

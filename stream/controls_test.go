@@ -72,7 +72,7 @@ func (n *naive) must(err error) {
 func (n *naive) wait(m *message) {
 	for {
 		d, err := n.lim.Check(n.settle, m.Tenant, 1)
-		if d.Allowed || err != nil {
+		if d.Allowed() || err != nil {
 			return
 		}
 		time.Sleep(d.RetryAfter)
@@ -147,7 +147,7 @@ func carelessGate() runner {
 // eagerGate waits as long as the limiter said, and then does not ask again.
 func eagerGate() runner {
 	return naively(trialWorkers, func(n *naive, d stream.Delivery[*message]) {
-		if answer, _ := n.lim.Check(n.settle, d.Message().Tenant, 1); !answer.Allowed {
+		if answer, _ := n.lim.Check(n.settle, d.Message().Tenant, 1); !answer.Allowed() {
 			time.Sleep(answer.RetryAfter)
 		}
 		n.process(d)

@@ -125,7 +125,7 @@ func TestSetCostOfAChecker(t *testing.T) {
 			return flux.Decision{}, errors.New("no connection")
 		}
 		limit := gcra.Unlimited()
-		return flux.Decision{Decision: gcra.NewDecision(&limit, true, 0, 0, 0)}, nil
+		return flux.NewDecision(limit, 0, 0, 0), nil
 	})
 	remote := &remoteLimiter{checkerFunc: check}
 	for _, l := range []flux.Checker[string]{check, remote} {

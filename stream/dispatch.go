@@ -46,7 +46,7 @@ func (r *run[M]) pick(w *worker[M], now int64) (ask *tenant[M]) {
 			if r.undecided(w, t, e, err, now); w.entry != nil {
 				return nil
 			}
-		case d.Allowed:
+		case d.Allowed():
 			r.grant(w, t, at, now)
 			r.step(t, d, at, now)
 			r.sched.arrange(t, now)
@@ -259,11 +259,11 @@ func (r *run[M]) answered(w *worker[M], t *tenant[M], cost int64, d flux.Decisio
 	case err != nil:
 		r.undecided(w, t, e, err, now)
 		return
-	case d.Allowed && e.cost <= cost:
+	case d.Allowed() && e.cost <= cost:
 		*t.remote = remote{last: d, at: now}
 		r.grant(w, t, now, now)
 		t.limited, t.grantAt = d.Delay(1) > 0 && d.Limit() != (gcra.Limit{}), unset
-	case d.Allowed:
+	case d.Allowed():
 		// Likewise, and the next one costs more.
 	default:
 		*t.remote = remote{last: d, at: now}

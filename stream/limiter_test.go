@@ -83,7 +83,7 @@ func TestLimiterFails(t *testing.T) {
 				return flux.Decision{}, failure
 			}
 			limit := gcra.Unlimited()
-			return flux.Decision{Decision: gcra.NewDecision(&limit, true, 0, 0, 0)}, nil
+			return flux.NewDecision(limit, 0, 0, 0), nil
 		})}, nil)
 		r.deliver(named("a", 3)...)
 		time.Sleep(3 * time.Second)
@@ -118,7 +118,7 @@ func TestFailOpen(t *testing.T) {
 					return flux.Decision{}, errors.New("no connection")
 				}
 				limit := gcra.Unlimited()
-				return flux.Decision{Decision: gcra.NewDecision(&limit, true, 0, 0, 0)}, nil
+				return flux.NewDecision(limit, 0, 0, 0), nil
 			}),
 		}, func(ctx context.Context, p *parcel) error {
 			i, _ := stream.FromContext(ctx)
@@ -177,7 +177,7 @@ func TestFailClosed(t *testing.T) {
 						return flux.Decision{}, errors.New("no connection")
 					}
 					limit := gcra.Unlimited()
-					return flux.Decision{Decision: gcra.NewDecision(&limit, true, 0, 0, 0)}, nil
+					return flux.NewDecision(limit, 0, 0, 0), nil
 				}),
 			}, nil)
 			r.deliver(&parcel{name: "a0", tenant: "a"}, &parcel{name: "a1", tenant: "a", meta: stream.Meta{Deferrals: 3}})
@@ -206,7 +206,7 @@ func TestFailClosedOrder(t *testing.T) {
 					return flux.Decision{}, errors.New("no connection")
 				}
 				limit := gcra.Unlimited()
-				return flux.Decision{Decision: gcra.NewDecision(&limit, true, 0, 0, 0)}, nil
+				return flux.NewDecision(limit, 0, 0, 0), nil
 			}),
 		}, nil)
 		first := &parcel{name: "k1", tenant: "a", key: "k", meta: stream.Meta{Order: 1}}
@@ -334,7 +334,7 @@ func TestShareOfTheRefused(t *testing.T) {
 			Window: 8, TenantWindow: 3, Policy: stream.Policy{MaxWait: time.Hour},
 			Limiter: checkerFunc(func(context.Context, string, int64) (flux.Decision, error) {
 				time.Sleep(time.Second)
-				return flux.Decision{Decision: gcra.NewDecision(&limit, false, 0, time.Minute, time.Minute)}, nil
+				return flux.NewDecision(limit, 0, time.Minute, time.Minute), nil
 			}),
 		}, nil)
 		r.deliver(named("a", 8)...)
@@ -379,7 +379,7 @@ func TestLimiterFailsAfterWorkers(t *testing.T) {
 				return flux.Decision{}, errors.New("no connection")
 			}
 			limit := gcra.Unlimited()
-			return flux.Decision{Decision: gcra.NewDecision(&limit, true, 0, 0, 0)}, nil
+			return flux.NewDecision(limit, 0, 0, 0), nil
 		})}, func(_ context.Context, p *parcel) error {
 			if p.tenant == "b" {
 				time.Sleep(10 * time.Second)

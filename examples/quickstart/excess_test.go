@@ -55,9 +55,9 @@ func TestMaxRateExcessModel(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if tat = next; !d.Allowed {
+				if tat = next; !d.Allowed() {
 					now += int64(d.RetryAfter)
-					if tat, d, _ = limit.Take(tat, now, 1); !d.Allowed {
+					if tat, d, _ = limit.Take(tat, now, 1); !d.Allowed() {
 						t.Fatal("denied after RetryAfter")
 					}
 				}

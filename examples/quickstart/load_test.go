@@ -22,7 +22,7 @@ func TestQuietTenantsStayBelowTheirLimits(t *testing.T) {
 			}
 			for i, tenant := range tenants[1:] {
 				tat, d, err := o.limit.Take(0, 0, tenant.opening)
-				if err != nil || !d.Allowed {
+				if err != nil || !d.Allowed() {
 					t.Fatalf("%q: %s opens with %d messages: %v", args, tenant.name, tenant.opening, err)
 				}
 				n := 0
@@ -32,7 +32,7 @@ func TestQuietTenantsStayBelowTheirLimits(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					if !d.Allowed {
+					if !d.Allowed() {
 						t.Fatalf("%q: %s sends its message %d at %v, %v too early for its limit", args, tenant.name, n, at, d.RetryAfter)
 					}
 					if at < last || at >= o.duration {
