@@ -32,15 +32,16 @@ type Handle[K comparable] struct {
 // CheckAt decides like [Limiter.Check], at a time read from [Limiter.Now]. A
 // time that is earlier than others used before is safe: it never admits more.
 func (h *Handle[K]) CheckAt(now, n int64) (Decision, error) {
-	r := h.rule.Load()
-	if !r.plain || r.terms != h.lim.terms.Load() || h.mark.Load() != 0 {
-		return h.checkSlowly(now, n)
+	if r := h.rule.Load(); r.plain {
+		if r.terms == h.lim.terms.Load() && h.mark.Load() == 0 {
+			d, err := h.slot.TakeAt(r.own.ref(), now, n)
+			if err == nil && r.terms == h.lim.terms.Load() {
+				return Decision{d.RetryAfter, d.ResetAfter, d.At, r.by}, nil
+			}
+			return h.lim.decision(r.terms, r.own, d, now), err
+		}
 	}
-	d, err := h.slot.TakeAt(r.own.ref(), now, n)
-	if err != nil || r.terms != h.lim.terms.Load() {
-		return h.lim.decision(r.terms, r.own, d, now), err
-	}
-	return Decision{d.RetryAfter, d.ResetAfter, d.At, r.by}, nil
+	return h.checkSlowly(now, n)
 }
 
 // checkSlowly is CheckAt where there is more to it than a look at the table.

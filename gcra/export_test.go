@@ -102,7 +102,7 @@ func (s *shard) verifySegment(g *segment, d *directory, i uint64) error {
 	if used > pageSlots*7/8 {
 		return fmt.Errorf("%d slots used", used)
 	}
-	if r := s.rule.Load(); g.version > r.version || g.version < r.version-1 || r.settled && g.version != r.version {
+	if r := s.rule; g.version > r.version || g.version < r.version-1 || s.limit.Load() != nil && g.version != r.version {
 		return fmt.Errorf("version %d under %d", g.version, r.version)
 	}
 	return nil

@@ -23,44 +23,46 @@ func newHandle(s *shard, fp uint64) *Handle {
 // TakeAt is [Limit.Take] on the state of the key, under limit or, if it is nil,
 // the table's.
 func (h *Handle) TakeAt(limit *Limit, now, n int64) (Decision, error) {
-	s, fp, own := h.shard, h.fp, limit
-	if own != nil {
-		fp |= ownBit
-	}
-	e := &h.segment.Load().page.Load()[uint8(h.slot.Load())]
-	if e.fp.Load() != fp {
-		if e = h.find(fp); e == nil {
-			return s.locked(opTake, fp, own, now, n)
+	e := h.place()
+	if l := h.shard.limitFor(limit); e.fp.Load() == h.fingerprint(limit) && l != nil && l.isPlain(now, n) {
+		if tat := e.tat.Load(); tat != moved {
+			debt, cost, room := l.weigh(tat, now, n)
+			if uint64(debt) > uint64(room) {
+				return l.denial(now, debt, room), nil
+			}
+			if e.tat.CompareAndSwap(tat, now+debt+cost) {
+				return l.decision(now, 0, debt+cost), nil
+			}
 		}
 	}
-	if limit = s.limit(own); limit == nil || !limit.isPlain(now, n) {
-		return s.apply(opTake, fp, own, now, n)
-	}
-	for {
-		tat := e.tat.Load()
-		if tat == moved {
-			return s.locked(opTake, fp, own, now, n)
-		}
-		next, d := limit.spend(tat, now, n)
-		if next == tat || e.tat.CompareAndSwap(tat, next) {
-			return d, nil
-		}
-	}
+	return h.takeSlowly(limit, now, n)
 }
 
+// takeSlowly is TakeAt where there is more to it, or the key has moved.
+func (h *Handle) takeSlowly(limit *Limit, now, n int64) (Decision, error) {
+	fp := h.fingerprint(limit)
+	if e := h.place(); e.fp.Load() != fp || e.tat.Load() == moved {
+		h.find(fp)
+	}
+	return h.shard.apply(opTake, fp, limit, now, n)
+}
+
+// place returns the slot where the key was last.
+func (h *Handle) place() *slot { return &h.segment.Load().page.Load()[uint8(h.slot.Load())] }
+
 // find looks a fingerprint up and keeps where it was found.
-func (h *Handle) find(fp uint64) *slot {
+func (h *Handle) find(fp uint64) {
 	d := h.shard.directory.Load()
 	g := d.segments[d.index(fp)].Load()
 	h.segment.Store(g)
 	p := g.page.Load()
 	for i := home(fp); ; i++ {
-		switch e := &p[i]; e.fp.Load() {
+		switch p[i].fp.Load() {
 		case fp:
 			h.slot.Store(uint32(i))
-			return e
+			return
 		case 0:
-			return nil
+			return
 		}
 	}
 }

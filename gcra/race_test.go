@@ -350,7 +350,7 @@ func TestSetLimitFails(t *testing.T) {
 	if err := unless(table.SetLimit(0, gcra.PerSecond(0)), gcra.ErrInvalidLimit); err != nil {
 		t.Error(err)
 	}
-	if err := unless(table.SetLimit(1<<62+1, gcra.PerSecond(20)), gcra.ErrTime); err != nil {
+	if err := unless(table.SetLimit(1<<62, gcra.PerSecond(20)), gcra.ErrTime); err != nil {
 		t.Error(err)
 	}
 	if err := table.SetLimit(0, gcra.PerSecond(10)); err != nil || table.Stats().Rebuilds != 0 {

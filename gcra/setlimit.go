@@ -3,13 +3,12 @@ package gcra
 import "fmt"
 
 // rule is the table's limit as a shard knows it. While the limit is changing,
-// it is not settled: some pages are still counted in the limit from, and a call
-// that takes the lock of the shard first converts its page, to what it would
-// have become at the time of the change.
+// some pages are still counted in the limit from, and a call that takes the lock
+// of the shard first converts its page, to what it would have become at the time
+// of the change.
 type rule struct {
 	limit   Limit
 	version int
-	settled bool
 	from    Limit
 	at      int64
 }
@@ -24,20 +23,19 @@ func (c *core) setLimit(now int64, limit Limit) error {
 	}
 	c.changing.Lock()
 	defer c.changing.Unlock()
-	old := c.shards[0].rule.Load()
+	old := c.shards[0].rule
 	if old.limit == limit {
 		return nil
 	}
 	change := &rule{limit: limit, version: old.version + 1, from: old.limit, at: now}
 	c.announce(change)
-	settled := &rule{limit: limit, version: change.version, settled: true}
 	var t tour
 	for done := false; !done; {
 		done = t.next(func(shard int, at uint64) uint64 {
 			s := &c.shards[shard]
 			next := s.convertAt(at)
 			if next == 0 {
-				s.rule.Store(settled)
+				s.limit.Store(&change.limit)
 			}
 			return next
 		})
@@ -56,7 +54,8 @@ func (c *core) announce(r *rule) {
 		tat.Store(Rescale(tat.Load(), r.at, &r.from, &r.limit))
 	}
 	for i := range c.shards {
-		c.shards[i].rule.Store(r)
+		c.shards[i].rule = r
+		c.shards[i].limit.Store(nil)
 		c.shards[i].mu.Unlock()
 	}
 }
@@ -80,7 +79,7 @@ func (s *shard) rescale(fp uint64, now int64, before, own *Limit) {
 	if own != nil {
 		fp |= ownBit
 	}
-	table := &s.rule.Load().limit
+	table := &s.rule.limit
 	if before == nil {
 		from = table
 	}

@@ -29,18 +29,19 @@ const (
 // has been since, then its slots are moved.
 type shard struct {
 	directory atomic.Pointer[directory]
-	rule      atomic.Pointer[rule]
+	limit     atomic.Pointer[Limit] // the table's, nil while it is changing
 	table     *core
 	_         [104]byte
 
-	mu sync.Mutex
+	mu   sync.Mutex
+	rule *rule // written under core.changing, too
 	// floor is at least the latest TAT of all keys that were dropped. A key
 	// without a slot is as if it had it: for a clock that is on time that is
 	// as good as new, and for one that is late it mints nothing.
 	floor int64
 	// hand is where evict looks next.
 	hand uint64
-	_    [104]byte
+	_    [96]byte
 }
 
 // op is what is done to the state of a key.
@@ -67,24 +68,20 @@ func (l *Limit) apply(o op, tat, now, n int64) (next int64, d Decision, err erro
 
 // take decides about a key.
 func (s *shard) take(fp uint64, own *Limit, now, n int64) (Decision, error) {
-	e := s.page(fp).find(fp)
-	if e == nil {
-		return s.locked(opTake, fp, own, now, n)
-	}
-	limit := s.limit(own)
-	if limit == nil || !limit.isPlain(now, n) {
-		return s.apply(opTake, fp, own, now, n)
-	}
-	for {
-		tat := e.tat.Load()
-		if tat == moved {
-			return s.locked(opTake, fp, own, now, n)
-		}
-		next, d := limit.spend(tat, now, n)
-		if next == tat || e.tat.CompareAndSwap(tat, next) {
-			return d, nil
+	if e := s.page(fp).find(fp); e != nil {
+		if limit := s.limitFor(own); limit != nil && limit.isPlain(now, n) {
+			if tat := e.tat.Load(); tat != moved {
+				debt, cost, room := limit.weigh(tat, now, n)
+				if uint64(debt) > uint64(room) {
+					return limit.denial(now, debt, room), nil
+				}
+				if e.tat.CompareAndSwap(tat, now+debt+cost) {
+					return limit.decision(now, 0, debt+cost), nil
+				}
+			}
 		}
 	}
+	return s.apply(opTake, fp, own, now, n)
 }
 
 // apply is take for any operation.
@@ -93,7 +90,7 @@ func (s *shard) apply(o op, fp uint64, own *Limit, now, n int64) (Decision, erro
 	if e == nil {
 		return s.locked(o, fp, own, now, n)
 	}
-	limit := s.limit(own)
+	limit := s.limitFor(own)
 	if limit == nil {
 		return s.locked(o, fp, own, now, n)
 	}
@@ -119,21 +116,19 @@ func (s *shard) page(fp uint64) *page {
 	return d.pages[d.index(fp)].Load()
 }
 
-// limit returns the limit to decide by, and nil while the table's is changing.
-func (s *shard) limit(own *Limit) *Limit {
+// limitFor returns the limit to decide by, and nil while the table's is
+// changing.
+func (s *shard) limitFor(own *Limit) *Limit {
 	if own != nil {
 		return own
 	}
-	if r := s.rule.Load(); r.settled {
-		return &r.limit
-	}
-	return nil
+	return s.limit.Load()
 }
 
 // locked is apply for a key that has no slot as far as its caller could see, or
 // whose slot has moved, or whose limit is changing.
 func (s *shard) locked(o op, fp uint64, own *Limit, now, n int64) (d Decision, err error) {
-	limit := s.limit(own)
+	limit := s.limitFor(own)
 	if limit != nil && limit.kind != limited {
 		// Nothing that these decide depends on a key.
 		_, d, err = limit.apply(o, now, now, n)
@@ -143,7 +138,7 @@ func (s *shard) locked(o op, fp uint64, own *Limit, now, n int64) (d Decision, e
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if limit = own; own == nil {
-		limit = &s.rule.Load().limit
+		limit = &s.rule.limit
 	}
 	for {
 		g, i := s.segment(fp)
@@ -201,7 +196,7 @@ func (s *shard) segment(fp uint64) (g *segment, i uint64) {
 	d := s.directory.Load()
 	i = d.index(fp)
 	g = d.segments[i].Load()
-	if r := s.rule.Load(); g.version != r.version {
+	if r := s.rule; g.version != r.version {
 		g = s.convert(g, i, r)
 	}
 	return g, i

@@ -221,12 +221,13 @@ func (c *core) init(cfg TableConfig) {
 	if c.maxKeys > 0 {
 		c.shared = newSharedStates()
 	}
-	r := &rule{limit: cfg.Limit, settled: true}
+	r := &rule{limit: cfg.Limit}
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.table = c
 		s.floor = math.MinInt64
-		s.rule.Store(r)
+		s.rule = r
+		s.limit.Store(&r.limit)
 		d := newDirectory(minDepth)
 		d.set(newSegment(0, 0), 0, uint64(len(d.pages)))
 		s.directory.Store(d)

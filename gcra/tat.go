@@ -42,8 +42,11 @@ const maxTime = 1 << 62
 // for clocks that can be set back.
 func (l *Limit) Take(tat, now, n int64) (next int64, d Decision, err error) {
 	if l.isPlain(now, n) {
-		next, d = l.spend(tat, now, n)
-		return next, d, nil
+		debt, cost, room := l.weigh(tat, now, n)
+		if uint64(debt) > uint64(room) {
+			return tat, l.denial(now, debt, room), nil
+		}
+		return now + debt + cost, l.decision(now, 0, debt+cost), nil
 	}
 	if err := l.check(now, n); err != nil {
 		return tat, Decision{}, err
@@ -67,23 +70,26 @@ func (l *Limit) Take(tat, now, n int64) (next int64, d Decision, err error) {
 	return now + debt, l.decision(now, 0, debt), nil
 }
 
-// isPlain reports whether n tokens at now are for spend to decide: between one
-// token of a whole price and a burst of them.
+// isPlain reports whether n tokens at now have a whole price and are no more
+// than a burst of them, and no less than one: what most calls ask for, and what
+// weigh knows all about.
 func (l *Limit) isPlain(now, n int64) bool {
 	return uint64(n-1) < uint64(l.plain) && inRange(now)
 }
 
-// spend is Take for what isPlain, short enough to be inlined.
-func (l *Limit) spend(tat, now, n int64) (next int64, d Decision) {
-	cost := n * l.num
-	room := l.capacity - cost
-	debt := max(tat, now) - now // negative if it does not fit
-	if uint64(debt) > uint64(room) {
-		debt = int64(min(uint64(debt), math.MaxInt64))
-		return tat, Decision{time.Duration(debt - room), time.Duration(debt), now, l}
-	}
-	debt += cost
-	return now + debt, Decision{0, time.Duration(debt), now, l}
+// weigh returns the debt of a key, the price of n tokens that are plain, and
+// the room that they need: they are denied if the debt, as an unsigned number,
+// is above it. A debt that does not fit is negative.
+func (l *Limit) weigh(tat, now, n int64) (debt, cost, room int64) {
+	cost = n * l.num
+	return max(tat, now) - now, cost, l.capacity - cost
+}
+
+// denial is the decision of a key that has a debt where there is but so much
+// room, both by weigh.
+func (l *Limit) denial(now, debt, room int64) Decision {
+	debt = int64(min(uint64(debt), math.MaxInt64))
+	return l.decision(now, debt-room, debt)
 }
 
 // decision returns the decision that left a debt and asked for a wait: none if
@@ -201,8 +207,9 @@ func (l *Limit) check(now, n int64) error {
 	return nil
 }
 
-// inRange reports whether now lies within ±maxTime.
-func inRange(now int64) bool { return uint64(now)+maxTime <= 2*maxTime }
+// inRange reports whether now lies in [-maxTime, maxTime): beyond, the sum wraps
+// around.
+func inRange(now int64) bool { return now+maxTime >= 0 }
 
 // since returns how far tat lies after now, at least 0, saturating.
 func since(tat, now int64) int64 {

@@ -36,7 +36,7 @@ func TestBurstIsExact(t *testing.T) {
 		for burst := range int64(64) {
 			burst++
 			l := gcra.Per(per.rate, per.period).WithBurst(burst)
-			for _, now := range []int64{0, 1, 1e18, -1e18, 1 << 62, -1 << 62} {
+			for _, now := range []int64{0, 1, 1e18, -1e18, 1<<62 - 1, -1 << 62} {
 				key := now
 				for i := range burst + 2 {
 					next, d, err := l.Take(key, now, 1)
@@ -200,7 +200,7 @@ func TestNoDrift(t *testing.T) {
 // lies outside is refused as such.
 func TestAnyTime(t *testing.T) {
 	l := gcra.Per(1, 1<<55).WithBurst(32) // the largest price there is
-	for _, now := range []int64{0, 1, -1, 1 << 62, -1 << 62, 1<<62 - 1, math.MaxInt32, 1_767_225_600e9} {
+	for _, now := range []int64{0, 1, -1, 1<<62 - 1, -1 << 62, math.MaxInt32, 1_767_225_600e9} {
 		for _, rested := range []int64{now, now - 1, math.MinInt64, -1 << 62} {
 			next, d, err := l.Take(rested, now, 32)
 			if rested > now {
@@ -222,11 +222,11 @@ func TestAnyTime(t *testing.T) {
 		}
 	}
 	// The clock's ends are further apart than an int64 is wide.
-	late, _, _ := l.Debt(1<<62, 1<<62, math.MaxInt64)
-	if next, d, err := l.Take(late, -1<<62, 1); err != nil || d.Allowed() || next != late || d.RetryAfter < 1<<62 {
+	late, _, _ := l.Debt(1<<62-1, 1<<62-1, math.MaxInt64)
+	if next, d, err := l.Take(late, -1<<62, 1); err != nil || d.Allowed() || next != late || d.RetryAfter < 1<<62-1 {
 		t.Errorf("a key indebted at the clock's end, at its start: %+v, %v", d, err)
 	}
-	for _, now := range []int64{1<<62 + 1, -1<<62 - 1, math.MaxInt64, math.MinInt64} {
+	for _, now := range []int64{1 << 62, -1<<62 - 1, math.MaxInt64, math.MinInt64} {
 		if next, d, err := l.Take(5, now, 1); !errors.Is(err, gcra.ErrTime) || d.Allowed() || next != 5 {
 			t.Errorf("Take at %d: %+v, %v", now, d, err)
 		}
