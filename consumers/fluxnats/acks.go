@@ -1,9 +1,6 @@
 package fluxnats
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 const (
 	// ackLinger is how long acknowledgements are collected while much is held,
@@ -17,38 +14,45 @@ const (
 	// consumer that waits for each acknowledgement.
 	ackLingerHeld = 64
 
-	// ackMemory is how many of the last acknowledgements are remembered.
-	ackMemory = 4096
+	// ackMemory is for how many of the last sequences of the stream it is
+	// remembered whether they were acknowledged: those of half a minute, if the
+	// stream is fast, in 128 KiB.
+	ackMemory = 1 << 20
 
 	// ackRetry is the pause after an acknowledgement that could not be sent.
 	ackRetry = 100 * time.Millisecond
 )
 
-// recentAcks remembers the messages that were settled last, be it by a copy that
-// lives on. An acknowledgement may be lost with the connection, or cross with a
-// redelivery; the message then comes again, and must be acknowledged again and
-// not be handled again.
+// recentAcks remembers the sequences of the messages that were settled lately, be
+// it by a copy that lives on. An acknowledgement may be lost with the connection
+// or with the leader of the consumer, or cross with a redelivery; the message then
+// comes again, after AckWait, say, and must be acknowledged again and not be
+// handled again.
 type recentAcks struct {
-	acks [ackMemory]acked
-	next int
-}
-
-// acked names a message by more than its sequence, which another has after the
-// stream was deleted and made anew.
-type acked struct {
-	seq    uint64
-	stored int64
+	words [ackMemory / 64]uint64 // a bit for each sequence, in a ring
+	top   uint64                 // the word of the highest sequence
 }
 
 func (a *recentAcks) add(d *delivery) {
-	a.acks[a.next] = acked{d.seq, d.stored}
-	a.next = (a.next + 1) % ackMemory
+	word := d.seq / 64
+	if word > a.top {
+		for n := min(word-a.top, uint64(len(a.words))); n > 0; n-- {
+			a.words[(word-n+1)%uint64(len(a.words))] = 0
+		}
+		a.top = word
+	}
+	if a.covers(word) {
+		a.words[word%uint64(len(a.words))] |= 1 << (d.seq % 64)
+	}
 }
 
-// has takes a few microseconds. Only messages that the server delivered before
-// are looked for.
 func (a *recentAcks) has(d *delivery) bool {
-	return slices.Contains(a.acks[:], acked{d.seq, d.stored})
+	word := d.seq / 64
+	return a.covers(word) && a.words[word%uint64(len(a.words))]&(1<<(d.seq%64)) != 0
+}
+
+func (a *recentAcks) covers(word uint64) bool {
+	return word <= a.top && a.top-word < uint64(len(a.words))
 }
 
 // queueAck has d acknowledged soon. It reports false if the run is over.

@@ -38,3 +38,11 @@ func ReadHistory(h nats.Header, subject string, cfg Config, stored time.Time) (H
 	x, ok := readHistory(h, subject, &cfg, stored.UnixNano())
 	return History{x.origin.String(), x.subject, time.Unix(0, x.firstSeen), x.deferrals, x.attempts, x.order}, ok
 }
+
+// AckMemory is for how many sequences RecentAcks remembers.
+const AckMemory = ackMemory
+
+type RecentAcks struct{ recentAcks }
+
+func (a *RecentAcks) Add(seq uint64)      { a.add(&delivery{seq: seq}) }
+func (a *RecentAcks) Has(seq uint64) bool { return a.has(&delivery{seq: seq}) }

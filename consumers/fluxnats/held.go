@@ -13,20 +13,15 @@ var ackProgress = []byte("+WPI")
 // hold begins to keep d from redelivery. The lock must be held.
 func (r *run) hold(d *delivery, now time.Duration) {
 	r.held++
-	r.highest = max(r.highest, d.seq)
 	r.touch(d, now)
 }
 
-// holds reports whether a message is held: the same as it was stored, and not
-// one that has its sequence since the stream was made anew. It goes through all
-// of them, if the message is not later than any before it, as most are. An index
-// would cost each message more than its keep-alive does. The lock must be held.
-func (r *run) holds(d *delivery) bool {
-	if d.seq > r.highest {
-		return false
-	}
-	for h := r.oldest.next; h != &r.oldest; h = h.next {
-		if h.seq == d.seq && h.stored == d.stored {
+// holds reports whether a message is held, as another delivery. It goes through
+// all of them: it is only asked for messages that may have been delivered before.
+// An index would cost each message more than its keep-alive does.
+func (r *run) holds(again *delivery) bool {
+	for d := r.oldest.next; d != &r.oldest; d = d.next {
+		if d.seq == again.seq && d.stored == again.stored {
 			return true
 		}
 	}

@@ -142,6 +142,8 @@ type line struct {
 
 	after func(sent []byte) bool // reports what the line breaks after
 
+	rewrite func(received []byte) []byte // to something of the same length
+
 	mu sync.Mutex
 	c  net.Conn
 }
@@ -169,6 +171,9 @@ func (c *lineConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if c.deaf.Load() {
 		return 0, net.ErrClosed
+	}
+	if c.l.rewrite != nil {
+		copy(b[:n], c.l.rewrite(b[:n]))
 	}
 	return n, err
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // requests accounts for the requests for messages that the server holds.
@@ -44,6 +45,10 @@ func (q *requests) lose(now time.Duration, why error) (doubtful bool) {
 	q.failures++
 	return q.failures%4 == 0 || !passing(why)
 }
+
+// recreateTime is how long the stream and the consumer may be gone before the run
+// ends: those who change a setup often delete it first.
+const recreateTime = 30 * time.Second
 
 // errSilent is two heartbeats that did not come.
 var errSilent = errors.New("the server is silent")
@@ -209,15 +214,28 @@ func (r *run) receive(m *nats.Msg) {
 	}
 }
 
-// known reports whether d is a redelivery of a message that is still held,
-// because the connection was lost for longer than AckWait, or the consumer was
-// made anew and counts from one, or of a message whose acknowledgement was lost:
-// that is sent again. The lock must be held.
+// known reports whether d is a message that is still held, because the connection
+// was lost for longer than AckWait, or one whose acknowledgement was lost: that is
+// sent again. The lock must be held.
 func (r *run) known(d *delivery, now time.Duration) bool {
+	if d.seq > r.newest.seq {
+		r.newest.seq, r.newest.stored = d.seq, max(r.newest.stored, d.stored)
+		if !d.redelivered {
+			return false
+		}
+	}
+	// A new leader of the consumer may not know what the old one gave and heard
+	// last, and gives it as if for the first time, but in the order of the stream.
+	if d.stored > r.newest.stored {
+		// The stream was deleted and made again, and its sequences begin anew.
+		r.recent = recentAcks{}
+		r.newest.seq, r.newest.stored = d.seq, d.stored
+		return false
+	}
 	switch {
 	case r.holds(d):
 		return true
-	case d.redelivered && r.recent.has(d):
+	case r.recent.has(d):
 		r.hold(d, now)
 		r.acks = append(r.acks, d)
 		return true
@@ -237,6 +255,10 @@ func (r *run) status(m *nats.Msg, epoch string) {
 		return
 	}
 	q.heard = now
+	if code == "409" && text == "Consumer Deleted" {
+		// If it is made again, it is for whoever does so to say what it gives.
+		r.recent = recentAcks{}
+	}
 	switch code {
 	case "100": // heartbeat
 		q.failures = 0
@@ -257,8 +279,9 @@ func (r *run) status(m *nats.Msg, epoch string) {
 
 // examine asks the server whether the consumer is still there and fit, whenever
 // requests have failed in a way that makes one wonder, and ends the run if it is
-// not.
+// unfit, or gone for longer than it takes to make it again.
 func (r *run) examine(ctx context.Context) {
+	var gone time.Duration // since when it is, if it is
 	for {
 		select {
 		case <-ctx.Done():
@@ -269,9 +292,15 @@ func (r *run) examine(ctx context.Context) {
 			continue
 		}
 		f, err := r.src.inspect(ctx)
-		switch {
+		missing := errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound)
+		switch now := r.now(); {
 		case err == nil:
 			r.facts.Store(&f)
+			gone = 0
+		case missing && gone == 0:
+			gone = now
+			r.set.log.Warn("waiting for what is gone to be made again", "for", recreateTime, "error", err)
+		case missing && now-gone < recreateTime:
 		case errors.Is(err, ErrSetup):
 			r.fail(err)
 			return

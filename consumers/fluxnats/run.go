@@ -40,12 +40,15 @@ type run struct {
 	mu       sync.Mutex
 	held     int         // received, and not yet settled or released
 	oldest   delivery    // ring of what is held, the longest untouched first
-	highest  uint64      // sequence that was held
 	queue    []*delivery // received and not yet handed to feed
 	waiting  int         // received and not yet delivered
 	requests requests
 	acks     []*delivery // to be acknowledged
 	recent   recentAcks
+	newest   struct { // of what was received
+		seq    uint64
+		stored int64
+	}
 	released []*delivery // given up, to be handed back when the server sends no more
 	draining bool        // it does not
 	isIdle   bool

@@ -41,7 +41,8 @@ func New(js jetstream.JetStream, cfg Config) (*Source, error) {
 // handler from redelivery, and returns nil when all are settled.
 //
 // Lost connections, changes of leader and requests that go unanswered it gets
-// over by itself. It returns an error that wraps [ErrSetup] if the check fails,
+// over by itself, and so it does if the stream or the consumer is deleted and made
+// again within half a minute. It returns an error that wraps [ErrSetup] if the check fails,
 // and else one that wraps [jetstream.ErrConsumerNotFound],
 // [jetstream.ErrStreamNotFound], [nats.ErrPermissionViolation] or
 // [nats.ErrConnectionClosed] when there is nothing more to hope for. Messages
