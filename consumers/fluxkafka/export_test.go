@@ -1,0 +1,139 @@
+package fluxkafka
+
+import (
+	"errors"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+)
+
+// Tracker is the tracker with offsets in place of records.
+type Tracker struct {
+	t    tracker
+	held map[int64]*record
+}
+
+func NewTracker(position int64, ahead [][2]int64) *Tracker {
+	t := &Tracker{held: make(map[int64]*record)}
+	var spans []span
+	for _, s := range ahead {
+		spans = append(spans, span{s[0], s[1]})
+	}
+	t.t.reset(position, spans)
+	return t
+}
+
+// Take does what a partition does with a record of the log; it reports whether
+// the record is to be delivered.
+func (t *Tracker) Take(offset int64) bool {
+	t.t.pass(offset)
+	if offset < t.t.position {
+		return false
+	}
+	t.held[offset] = &record{offset: offset}
+	t.t.add(t.held[offset])
+	return true
+}
+
+func (t *Tracker) Pass(offset int64)   { t.t.pass(offset) }
+func (t *Tracker) Remove(offset int64) { t.t.remove(t.held[offset]); delete(t.held, offset) }
+func (t *Tracker) Commit() int64       { return t.t.commit() }
+func (t *Tracker) Position() int64     { return t.t.position }
+func (t *Tracker) Metadata() string    { return encodeCompleted(t.t.commit(), t.t.completed()) }
+func (t *Tracker) Crowded() bool       { return t.t.crowded() }
+func (t *Tracker) Replace(offset int64) {
+	r := &record{offset: offset}
+	t.t.replace(t.held[offset], r)
+	t.held[offset] = r
+}
+
+// Gaps returns the number of gaps as counted, and as they are.
+func (t *Tracker) Gaps() (counted, real int) {
+	for r := t.t.head; r != nil && r.next != nil; r = r.next {
+		real += gap(r, r.next)
+	}
+	return t.t.gaps, real
+}
+
+// EncodeCompleted and DecodeCompleted are the completed map's.
+func EncodeCompleted(base int64, done [][2]int64) string {
+	return encodeCompleted(base, func(yield func(span) bool) {
+		for _, s := range done {
+			if !yield(span{s[0], s[1]}) {
+				return
+			}
+		}
+	})
+}
+
+func DecodeCompleted(metadata string, base int64) (done [][2]int64, ok bool) {
+	spans, ok := decodeCompleted(metadata, base)
+	for _, s := range spans {
+		done = append(done, [2]int64{s.from, s.to})
+	}
+	return done, ok
+}
+
+const MaxMetadata = maxMetadata
+
+// Assign is the sticky balancer's assignment.
+func Assign(members []kafka.GroupMember, counts map[string]int, base func(string) string) kafka.GroupMemberAssignments {
+	return assign(members, counts, base)
+}
+
+// Record is a record as a consumer sees it.
+type Record struct {
+	Offset     int64
+	Time       time.Time
+	Key, Value []byte
+	Headers    []kafka.Header
+}
+
+// Aborted is an aborted transaction of a fetch response.
+type Aborted struct{ Producer, First int64 }
+
+// DecodeRecords returns what a consumer sees of a fetch response's records, and
+// the position behind them.
+func DecodeRecords(records []byte, committed bool, aborted []Aborted) (out []Record, position int64, err error) {
+	res := &fetchResponse{records: slices.Clone(records)}
+	for _, a := range aborted {
+		res.aborted = append(res.aborted, abortedTxn{a.Producer, a.First})
+	}
+	b := batches{committed: committed}
+	b.reset(res)
+	var a arena
+	for {
+		batch, err := b.next()
+		if errors.Is(err, io.EOF) {
+			return out, position, nil
+		}
+		if err != nil {
+			return out, position, err
+		}
+		rest := batch.records
+		for i := 0; i < batch.count && len(rest) > 0; i++ {
+			var raw rawRecord
+			if rest, err = raw.parse(rest); err != nil {
+				return out, position, err
+			}
+			headers, err := a.parseHeaders(raw.headers)
+			if err != nil {
+				return out, position, err
+			}
+			out = append(out, Record{batch.base + raw.offsetDelta, batch.timestamp(&raw), a.copy(raw.key), a.copy(raw.value), headers})
+		}
+		position = batch.last + 1
+	}
+}
+
+// DecodeFetch reads a fetch response of a topic "t", partition 0.
+func DecodeFetch(version int16, b []byte) (records []byte, err error) {
+	r := fetchRequest{topic: "t", version: version}
+	res, err := r.decode(b)
+	if err != nil {
+		return nil, err
+	}
+	return res.records, nil
+}

@@ -1,0 +1,186 @@
+package fluxkafka
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+
+	"github.com/fluxlimiter/flux/stream"
+)
+
+// Headers of this package. Times are milliseconds since 1970, all values text.
+const (
+	headerPrefix = "flux-"
+
+	headerID        = "flux-id" // group, origin and counts: the same for every try to publish the same fact
+	headerTopic     = "flux-origin-topic"
+	headerPartition = "flux-origin-partition"
+	headerOffset    = "flux-origin-offset"
+	headerTime      = "flux-origin-time"
+	headerTenant    = "flux-tenant"
+	headerReason    = "flux-reason"
+	headerAttempts  = "flux-attempts"
+	headerDeferrals = "flux-deferrals"
+	headerOrder     = "flux-order"
+	headerDue       = "flux-due"
+	headerUntil     = "flux-until"
+	headerStack     = "flux-stack"
+)
+
+// hold publishes r to a lane.
+func (s *session) hold(ctx context.Context, r *record, d stream.Deferral) error {
+	if len(s.cfg.Lanes) == 0 {
+		return ErrNoLanes
+	}
+	now := time.Now()
+	wait := d.Until.Sub(now)
+	// The longest lane that does not overshoot, then, from there, the next: one
+	// that is long enough at once would bring most messages back far too late, and
+	// leave their tenants' limits unused. Only the shortest holds messages of
+	// different waits, each late by no more than its delay.
+	delay := s.cfg.Lanes[0]
+	for _, l := range s.cfg.Lanes {
+		if l <= wait {
+			delay = l
+		}
+	}
+	due := now.Add(min(delay, max(0, wait)))
+	headers := s.factHeaders(r, d.Tenant, d.Reason, d.Attempts, d.Deferrals)
+	headers = append(headers,
+		textHeader(headerDue, millis(due)),
+		textHeader(headerUntil, millis(d.Until)),
+		textHeader(headerOrder, strconv.FormatInt(d.Order, 10)),
+	)
+	return s.publisher.publish(ctx, kafka.Message{
+		Topic: s.cfg.laneTopic(r.msg.Topic, delay), WriterData: r.part.id,
+		Key: r.msg.Key, Value: r.msg.Value, Headers: headers, Time: now,
+	})
+}
+
+// factHeaders returns the message's own headers and what there is to know of
+// it.
+func (s *session) factHeaders(r *record, tenant string, reason stream.Reason, attempts, deferrals int) []kafka.Header {
+	headers := make([]kafka.Header, 0, len(r.msg.Headers)+24)
+	for _, h := range r.msg.Headers {
+		if !strings.HasPrefix(h.Key, headerPrefix) {
+			headers = append(headers, h)
+		}
+	}
+	return append(headers,
+		textHeader(headerID, s.cfg.Group+"/"+r.id()+"/"+strconv.Itoa(attempts)+"/"+strconv.Itoa(deferrals)),
+		textHeader(headerTopic, r.msg.Topic),
+		textHeader(headerPartition, strconv.Itoa(r.msg.Partition)),
+		textHeader(headerOffset, strconv.FormatInt(r.msg.Offset, 10)),
+		textHeader(headerTime, millis(r.msg.Time)),
+		textHeader(headerTenant, tenant),
+		textHeader(headerReason, reason.String()),
+		textHeader(headerAttempts, strconv.Itoa(attempts)),
+		textHeader(headerDeferrals, strconv.Itoa(deferrals)),
+	)
+}
+
+func textHeader(name, value string) kafka.Header {
+	return kafka.Header{Key: name, Value: []byte(value)}
+}
+
+// millis is t in whole milliseconds, rounded up so that nothing is early.
+func millis(t time.Time) string {
+	return strconv.FormatInt(t.Add(time.Millisecond-1).UnixMilli(), 10)
+}
+
+// recall makes r, which a lane brought, look as it did at first.
+func (r *record) recall() {
+	facts := make(map[string]string)
+	own := r.msg.Headers[:0:0]
+	for _, h := range r.msg.Headers {
+		if strings.HasPrefix(h.Key, headerPrefix) {
+			facts[h.Key] = string(h.Value)
+		} else {
+			own = append(own, h)
+		}
+	}
+	number := func(name string) (int64, bool) {
+		n, err := strconv.ParseInt(facts[name], 10, 64)
+		return n, err == nil && n >= 0
+	}
+	partition, ok1 := number(headerPartition)
+	offset, ok2 := number(headerOffset)
+	published, ok3 := number(headerTime)
+	due, ok4 := number(headerDue)
+	until, ok5 := number(headerUntil)
+	attempts, ok6 := number(headerAttempts)
+	deferrals, ok7 := number(headerDeferrals)
+	if topic := facts[headerTopic]; topic != r.part.base || !ok1 || !ok2 || !ok3 || !ok4 || !ok5 || !ok6 || !ok7 {
+		// Not of our making: it is a message of its own, and due.
+		r.part.gen.session.log.LogAttrs(context.Background(), slog.LevelWarn, "lane holds a message that was not deferred here", r.part.attr(), slog.Int64("offset", r.offset))
+		return
+	}
+	r.msg.Topic, r.msg.Partition, r.msg.Offset = r.part.base, int(partition), offset
+	r.msg.Time, r.msg.Headers = time.UnixMilli(published), own
+	r.meta.Time, r.meta.Attempts, r.meta.Deferrals = r.msg.Time, int(attempts), int(deferrals)
+	r.due, r.until = time.UnixMilli(due), time.UnixMilli(until)
+	r.tenant = facts[headerTenant]
+	r.meta.Order, _ = number(headerOrder)
+}
+
+// untilDue waits until a lane's record is due. If its time has not come even
+// then, it goes to a lane again and hopped is true. ok is false when ctx ended.
+func (p *partition) untilDue(ctx context.Context, in stream.Intake[*kafka.Message], r *record) (hopped, ok bool) {
+	for {
+		wait := time.Until(r.due)
+		if wait <= 0 {
+			break
+		}
+		p.mu.Lock()
+		p.waiting = true
+		again := len(p.again) > 0
+		p.mu.Unlock()
+		if again {
+			if !p.redeliver(ctx, in) {
+				return false, false
+			}
+			continue
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-p.wake:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return false, false
+		}
+	}
+	for failures := 1; time.Until(r.until) > 0; failures++ {
+		err := p.gen.session.hold(ctx, r, stream.Deferral{
+			Until: r.until, Reason: stream.ReasonQuota, Tenant: r.tenant, Attempts: r.meta.Attempts, Deferrals: r.meta.Deferrals, Order: r.meta.Order,
+		})
+		if err == nil {
+			p.mu.Lock()
+			r.state = stateDone
+			p.tracker.remove(r)
+			p.dirty = true
+			p.mu.Unlock()
+			return true, true
+		}
+		p.report(err)
+		if !sleep(ctx, backoff(failures)) {
+			return false, false
+		}
+	}
+	return false, true
+}
+
+// sourcePartition sends a message to the partition that it came from, which
+// every lane has, and folds it where there are fewer.
+type sourcePartition struct{}
+
+func (sourcePartition) Balance(m kafka.Message, partitions ...int) int {
+	from, _ := m.WriterData.(int)
+	return partitions[from%len(partitions)]
+}

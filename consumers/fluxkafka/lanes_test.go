@@ -1,0 +1,336 @@
+package fluxkafka_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/fluxlimiter/flux/consumers/fluxkafka"
+	"github.com/fluxlimiter/flux/stream"
+)
+
+func TestDeferComesBackWhole(t *testing.T) {
+	for _, tt := range []struct {
+		delay time.Duration
+		late  time.Duration // at most, after its time
+	}{
+		{0, 100 * time.Millisecond},
+		{time.Millisecond, 100 * time.Millisecond},
+		{2 * time.Second, 100 * time.Millisecond},
+		{2*time.Second + 1, 100 * time.Millisecond},
+		{2 * time.Minute, 200 * time.Millisecond},
+		// Through the longest lane again and again, and through all the others.
+		{time.Hour + 77*time.Second, time.Second},
+	} {
+		t.Run(tt.delay.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, 1, kfake.SeedTopics(3, "t"))
+				defer c.close()
+				published := time.Now().Add(-time.Hour).Truncate(time.Millisecond)
+				record := &kgo.Record{
+					Topic: "t", Partition: 2, Key: []byte("key"), Value: []byte("value"), Timestamp: published,
+					Headers: []kgo.RecordHeader{{Key: "traceparent", Value: []byte("00-1")}, {Key: "twice", Value: nil}, {Key: "twice", Value: []byte("")}},
+				}
+				c.produceOther("t", 2, 5)
+				if err := c.cl.ProduceSync(t.Context(), record).FirstErr(); err != nil {
+					t.Fatal(err)
+				}
+				var until time.Time
+				back := make(chan struct{})
+				handle := func(ctx context.Context, d delivery) error {
+					m, meta := d.Message(), d.Meta()
+					if string(m.Key) != "key" {
+						return d.Ack(ctx)
+					}
+					if meta.Deferrals == 0 {
+						until = time.Now().Add(tt.delay)
+						return d.Defer(ctx, stream.Deferral{Until: until, Reason: stream.ReasonQuota, Tenant: "acme", Attempts: 2, Deferrals: 7, Order: 42})
+					}
+					if late := time.Since(until); late < 0 || late > tt.late {
+						t.Errorf("came back %v after its time", late)
+					}
+					if meta.Deferrals != 7 || meta.Attempts != 2 || meta.Order != 42 || !meta.Time.Equal(published) {
+						t.Errorf("meta = %+v", meta)
+					}
+					if m.Topic != "t" || m.Partition != 2 || m.Offset != 5 || !m.Time.Equal(published) || string(m.Value) != "value" {
+						t.Errorf("message = %+v", m)
+					}
+					if len(m.Headers) != 3 || m.Headers[0].Key != "traceparent" || string(m.Headers[0].Value) != "00-1" || m.Headers[1].Value != nil || m.Headers[2].Value == nil {
+						t.Errorf("headers = %+v", m.Headers)
+					}
+					close(back)
+					return d.Ack(ctx)
+				}
+				cfg := c.config("t")
+				cfg.FetchWait = 20 * time.Second // less to simulate
+				m := c.start(cfg, handle)
+				select {
+				case <-back:
+				case <-time.After(tt.delay + time.Hour):
+					t.Error("did not come back")
+				}
+				for topic := range c.GroupInfo(groupName).Commits {
+					c.allCommitted(topic, 5*time.Second)
+				}
+				m.stop()
+			})
+		})
+	}
+}
+
+// produceOther publishes messages with another key.
+func (c *cluster) produceOther(topic string, partition int32, n int) {
+	c.t.Helper()
+	for range n {
+		if err := c.cl.ProduceSync(c.t.Context(), &kgo.Record{Topic: topic, Partition: partition, Key: []byte("other")}).FirstErr(); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// Deferred messages survive whatever happens to the members and to the
+// requests, and are never early.
+func TestDeferSurvives(t *testing.T) {
+	const messages = 200
+	for seed := range 4 {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, 3, kfake.SeedTopics(4, "t"))
+				defer c.close()
+				var mu sync.Mutex
+				until := make(map[string]time.Time)
+				h := newHistory()
+				handle := func(ctx context.Context, d delivery) error {
+					v := string(d.Message().Value)
+					if n := d.Meta().Deferrals; n < 2 {
+						at := time.Now().Add(time.Duration(len(v)*(n+1)) * time.Second)
+						mu.Lock()
+						until[v] = at
+						mu.Unlock()
+						return d.Defer(ctx, stream.Deferral{Until: at, Deferrals: n + 1, Tenant: "acme"})
+					}
+					mu.Lock()
+					early := time.Until(until[v])
+					mu.Unlock()
+					if early > 0 && seed == 0 {
+						t.Errorf("%s is %v early", v, early)
+					}
+					h.add(d.Message())
+					return d.Ack(ctx)
+				}
+				c.produce("t", 0, messages, 20, 4)
+				if seed >= 1 {
+					c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: 40})
+				}
+				members := []*member{c.start(c.config("t"), handle), c.start(c.config("t"), handle)}
+				time.Sleep(4 * time.Second)
+				if seed >= 2 {
+					members[0].crash()
+					c.ShufflePartitionLeaders()
+					members = append(members[1:], c.start(c.config("t"), handle))
+				}
+				time.Sleep(20 * time.Second)
+				if seed >= 3 {
+					members[0].stop()
+					members = append(members[1:], c.start(c.config("t"), handle))
+				}
+				c.eventually(5*time.Minute, func() error {
+					if n := h.distinct(); n != messages {
+						return fmt.Errorf("handled %d", n)
+					}
+					return nil
+				})
+				time.Sleep(10 * time.Second)
+				for topic := range c.GroupInfo(groupName).Commits {
+					c.allCommitted(topic, 30*time.Second)
+				}
+				for _, m := range members {
+					m.stop()
+				}
+				if seed == 0 && h.duplicates() > 0 {
+					t.Errorf("%d duplicates with nothing wrong", h.duplicates())
+				}
+			})
+		})
+	}
+}
+
+// A partition and its lanes are always with the same member.
+func TestLanesFollowTheirPartition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(7, "t", "u"))
+		defer c.close()
+		handle := func(ctx context.Context, d delivery) error { return d.Ack(ctx) }
+		var members []*member
+		for range 3 {
+			members = append(members, c.start(c.config("t", "u"), handle))
+			info, err := c.WaitGroupStable(t.Context(), groupName, len(members))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range info.Members {
+				for topic, partitions := range m.Assignment {
+					base, _, _ := strings.Cut(topic, ".")
+					if slices.Sort(partitions); !slices.Equal(partitions, slices.Sorted(slices.Values(m.Assignment[base]))) {
+						t.Errorf("%s has %v of %s and %v of %s", m.MemberID, partitions, topic, m.Assignment[base], base)
+					}
+				}
+				if n := len(m.Assignment["t"]) + len(m.Assignment["u"]); n < 14/len(members) || n > 14/len(members)+1 {
+					t.Errorf("%d partitions of 14 for one of %d members", n, len(members))
+				}
+			}
+		}
+		for _, m := range members {
+			m.stop()
+		}
+	})
+}
+
+func TestDeadLetter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(2, "t"))
+		defer c.close()
+		published := time.Now().Add(-90 * 24 * time.Hour).Truncate(time.Millisecond)
+		c.produceOther("t", 1, 4)
+		err := c.cl.ProduceSync(t.Context(), &kgo.Record{
+			Topic: "t", Partition: 1, Key: []byte("k"), Value: []byte("v"), Timestamp: published,
+			Headers: []kgo.RecordHeader{
+				{Key: "traceparent", Value: []byte("00-1")},
+				// Left by an earlier death.
+				{Key: "__dlq.errors.message", Value: []byte("old")},
+				{Key: "flux-reason", Value: []byte("old")},
+				{Key: "kafka_dlt-original-topic", Value: []byte("old")},
+			},
+		}).FirstErr()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := c.config("t")
+		cfg.DeadLetterHeaders = fluxkafka.SpringHeaders | fluxkafka.ConnectHeaders
+		tries := 0
+		c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "dlq.t.g", Err: kerr.NotEnoughReplicas, Count: 5})
+		m := c.start(cfg, func(ctx context.Context, d delivery) error {
+			if string(d.Message().Key) != "k" {
+				return d.Ack(ctx)
+			}
+			tries++
+			return d.DeadLetter(ctx, stream.Letter{
+				Reason: stream.ReasonAttempts, Err: errors.New(strings.Repeat("ü", 2000)), Stack: []byte("main.go:1"),
+				Tenant: "acme", Attempts: 5, Deferrals: 3,
+			})
+		})
+		c.allCommitted("t", time.Minute)
+		m.stop()
+
+		fetches := c.consume("dlq.t.g", 1)
+		if len(fetches) != 1 {
+			t.Fatalf("%d dead letters", len(fetches))
+		}
+		letter := fetches[0]
+		if string(letter.Key) != "k" || string(letter.Value) != "v" || !letter.Timestamp.Equal(published) || letter.Partition != 1 {
+			t.Errorf("letter = %+v", letter)
+		}
+		got := make(map[string][]string)
+		for _, h := range letter.Headers {
+			got[h.Key] = append(got[h.Key], string(h.Value))
+		}
+		be32 := string(binary.BigEndian.AppendUint32(nil, 1))
+		be64 := string(binary.BigEndian.AppendUint64(nil, 4))
+		for name, want := range map[string]string{
+			"traceparent":        "00-1",
+			"__dlq.errors.topic": "t", "__dlq.errors.partition": "1", "__dlq.errors.offset": "4", "__dlq.errors.group": "g",
+			"__dlq.errors.delivery.count": "5", "__dlq.errors.message": strings.Repeat("ü", 512),
+			"flux-id": "g/t/1/4/5/3", "flux-tenant": "acme", "flux-reason": "max_attempts", "flux-attempts": "5", "flux-deferrals": "3",
+			"flux-origin-topic": "t", "flux-origin-partition": "1", "flux-origin-offset": "4",
+			"flux-origin-time": fmt.Sprint(published.UnixMilli()), "flux-stack": "main.go:1",
+			"kafka_dlt-original-topic": "t", "kafka_dlt-original-partition": be32, "kafka_dlt-original-offset": be64,
+			"kafka_dlt-original-consumer-group": "g", "kafka_dlt-original-timestamp-type": "CreateTime",
+			"__connect.errors.topic": "t", "__connect.errors.partition": "1", "__connect.errors.offset": "4",
+		} {
+			if !slices.Equal(got[name], []string{want}) {
+				t.Errorf("%s = %q, want %q once", name, got[name], want)
+			}
+		}
+	})
+}
+
+// consume returns the records of a partition.
+func (c *cluster) consume(topic string, partition int32) []*kgo.Record {
+	c.t.Helper()
+	cl := c.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().AtStart()}}))
+	defer cl.Close()
+	var records []*kgo.Record
+	for int64(len(records)) < c.PartitionInfo(topic, partition).HighWatermark {
+		records = append(records, cl.PollFetches(c.t.Context()).Records()...)
+	}
+	return records
+}
+
+// What fits the source topic fits the dead letters, with a word less said about
+// it if need be.
+func TestDeadLetterOfALargeMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.BrokerConfigs(map[string]string{"message.max.bytes": "2000000"}))
+		defer c.close()
+		c.createTopics(map[string]map[string]string{"t": nil, "dlq.t.g": {"max.message.bytes": "1501000"}})
+		value := bytes.Repeat([]byte("x"), 1_500_000)
+		cl := c.client(kgo.ProducerBatchMaxBytes(1_600_000))
+		defer cl.Close()
+		if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: "t", Value: value}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		m := c.start(c.config("t"), func(ctx context.Context, d delivery) error {
+			return d.DeadLetter(ctx, stream.Letter{Err: errors.New(strings.Repeat("e", 4000)), Stack: bytes.Repeat([]byte("s"), 8000)})
+		})
+		c.allCommitted("t", time.Minute)
+		m.stop()
+		letters := c.consume("dlq.t.g", 0)
+		if len(letters) != 1 || !bytes.Equal(letters[0].Value, value) {
+			t.Errorf("%d dead letters", len(letters))
+		}
+	})
+}
+
+func (c *cluster) createTopics(topics map[string]map[string]string) {
+	c.t.Helper()
+	for _, topic := range slices.Sorted(maps.Keys(topics)) {
+		if err := c.CreateTopic(topic, 1, topics[topic]); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+func TestTurnedOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
+		defer c.close()
+		c.produce("t", 0, 1, 1, 1)
+		cfg := c.config("t")
+		cfg.Lanes, cfg.DeadLetters, cfg.CreateTopics = []time.Duration{}, fluxkafka.NoDeadLetters, false
+		m := c.start(cfg, func(ctx context.Context, d delivery) error {
+			if err := d.Defer(ctx, stream.Deferral{}); !errors.Is(err, fluxkafka.ErrNoLanes) {
+				t.Errorf("Defer: %v", err)
+			}
+			if err := d.DeadLetter(ctx, stream.Letter{}); !errors.Is(err, fluxkafka.ErrNoDeadLetters) {
+				t.Errorf("DeadLetter: %v", err)
+			}
+			return d.Ack(ctx)
+		})
+		c.allCommitted("t", 10*time.Second)
+		m.stop()
+	})
+}

@@ -1,0 +1,62 @@
+package fluxkafka
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+)
+
+// Brokers take batches of a megabyte by default. What is larger by itself goes
+// alone, and the broker says whether it takes it.
+const (
+	batchBytes = 1 << 20
+	largeBytes = batchBytes - 64<<10
+)
+
+// publisher publishes messages to the partition that they came from, and
+// returns when every in-sync replica has them.
+type publisher struct {
+	small, large *kafka.Writer
+}
+
+// newPublisher returns a publisher on a transport. A writer of this client
+// without RequiredAcks waits for nobody, and one without BatchTimeout a second.
+func newPublisher(cfg *Config, transport *kafka.Transport) *publisher {
+	writer := func(size, bytes int) *kafka.Writer {
+		return &kafka.Writer{
+			Addr: kafka.TCP(cfg.Brokers...), Transport: transport, Balancer: sourcePartition{},
+			RequiredAcks: kafka.RequireAll, BatchSize: size, BatchBytes: int64(bytes), BatchTimeout: 5 * time.Millisecond,
+			MaxAttempts: 3, WriteTimeout: cfg.RequestTimeout, ReadTimeout: cfg.RequestTimeout,
+		}
+	}
+	return &publisher{small: writer(1000, batchBytes), large: writer(1, maxResponse)}
+}
+
+func (p *publisher) publish(ctx context.Context, m kafka.Message) error {
+	w := p.small
+	if size(&m) > largeBytes {
+		w = p.large
+	}
+	err := w.WriteMessages(ctx, m)
+	if all, ok := errors.AsType[kafka.WriteErrors](err); ok && len(all) == 1 {
+		return all[0]
+	}
+	return err
+}
+
+// close waits for what is under way.
+func (p *publisher) close() {
+	_ = p.small.Close()
+	_ = p.large.Close()
+}
+
+// size is about what a message takes in a batch.
+func size(m *kafka.Message) int {
+	n := 64 + len(m.Key) + len(m.Value)
+	for _, h := range m.Headers {
+		n += 16 + len(h.Key) + len(h.Value)
+	}
+	return n
+}

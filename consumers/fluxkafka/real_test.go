@@ -1,0 +1,403 @@
+package fluxkafka_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/fluxlimiter/flux"
+	"github.com/fluxlimiter/flux/consumers/fluxkafka"
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
+)
+
+// realKafka is an Apache Kafka in a process of its own, on real time. Nothing
+// here asserts a duration: it waits for what must come, with patience.
+type realKafka struct {
+	t    *testing.T
+	dir  string
+	addr string
+	cl   *kgo.Client
+	adm  *kadm.Client
+}
+
+const patience = 2 * time.Minute
+
+func startRealKafka(t *testing.T) *realKafka {
+	t.Helper()
+	if os.Getenv("FLUX_KAFKA") == "" {
+		t.Skip("set FLUX_KAFKA=1 to run on a real Apache Kafka, which needs Java 17 and mvn")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &realKafka{t: t, dir: t.TempDir(), addr: l.Addr().String()}
+	l.Close()
+	k.start()
+	t.Cleanup(func() {
+		k.cl.Close()
+		k.script("stop", k.dir)
+	})
+	k.cl = k.client()
+	k.adm = kadm.NewClient(k.cl)
+	return k
+}
+
+func (k *realKafka) script(args ...string) {
+	k.t.Helper()
+	cmd := exec.Command(filepath.Join("..", "..", "internal", "brokers", "kafka"), args...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		k.t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+}
+
+// start starts the broker and waits until it is ready for a group.
+func (k *realKafka) start() {
+	k.t.Helper()
+	_, port, _ := strings.Cut(k.addr, ":")
+	k.script("start", k.dir, port)
+	cl := k.client()
+	defer cl.Close()
+	k.eventually(func() error {
+		coordinators := kadm.NewClient(cl).FindGroupCoordinators(k.t.Context(), groupName)
+		return coordinators.Error()
+	})
+}
+
+func (k *realKafka) client(opts ...kgo.Opt) *kgo.Client {
+	k.t.Helper()
+	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(k.addr), kgo.RecordPartitioner(kgo.ManualPartitioner())}, opts...)...)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return cl
+}
+
+func (k *realKafka) eventually(check func() error) {
+	k.t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			k.t.Fatal(err)
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-k.t.Context().Done():
+			k.t.Fatal(err)
+		}
+	}
+}
+
+func (k *realKafka) create(topic string, partitions int) {
+	k.t.Helper()
+	if _, err := k.adm.CreateTopic(k.t.Context(), int32(partitions), 1, nil, topic); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+func (k *realKafka) produce(topic string, from, to, keys, partitions int) {
+	k.t.Helper()
+	var records []*kgo.Record
+	for i := from; i < to; i++ {
+		key := i % keys
+		records = append(records, &kgo.Record{
+			Topic: topic, Partition: int32(key % partitions), Key: []byte("k" + strconv.Itoa(key)), Value: []byte(strconv.Itoa(i)),
+		})
+	}
+	if err := k.cl.ProduceSync(k.t.Context(), records...).FirstErr(); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+// allCommitted waits until the group has committed the ends of a topic.
+func (k *realKafka) allCommitted(topic string) {
+	k.t.Helper()
+	k.eventually(func() error {
+		ends, err := k.adm.ListEndOffsets(k.t.Context(), topic)
+		if err != nil {
+			return err
+		}
+		offsets, err := k.adm.FetchOffsets(k.t.Context(), groupName)
+		if err != nil {
+			return err
+		}
+		var fault error
+		ends.Each(func(end kadm.ListedOffset) {
+			if o, ok := offsets.Lookup(topic, end.Partition); end.Offset > 0 && (!ok || o.At != end.Offset) {
+				fault = fmt.Errorf("%s/%d: committed %d of %d", topic, end.Partition, o.At, end.Offset)
+			}
+		})
+		return fault
+	})
+}
+
+func (k *realKafka) config(topic string) fluxkafka.Config {
+	return fluxkafka.Config{
+		Brokers: []string{k.addr}, Group: groupName, Topics: []string{topic}, CreateTopics: true,
+		SessionTimeout: 10 * time.Second, RebalanceTimeout: 10 * time.Second, HeartbeatInterval: 300 * time.Millisecond,
+		Lanes: []time.Duration{time.Second},
+	}
+}
+
+// member runs a source and a gate until its result is called.
+func (k *realKafka) member(cfg fluxkafka.Config, limit gcra.Limit, policy stream.Policy, handle stream.Handler[*kafka.Message]) (src *fluxkafka.Source, stop func()) {
+	k.t.Helper()
+	limiter, err := flux.New(flux.Config[string]{Limit: limit})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	key := func(m *kafka.Message) string { return string(m.Key) }
+	gate, err := stream.New(stream.Config[*kafka.Message]{Limiter: limiter, Tenant: key, OrderKey: key, Policy: policy})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	if src, err = fluxkafka.New(cfg); err != nil {
+		k.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- gate.Run(ctx, src, handle) }()
+	return src, sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			k.t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+// watch looks at the committed offsets until its result is called, which
+// returns an error if one went back.
+func (k *realKafka) watch(topic string) func() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		last := make(map[int32]int64)
+		var fault error
+		for ctx.Err() == nil {
+			offsets, err := k.adm.FetchOffsets(ctx, groupName)
+			if err == nil {
+				offsets.Each(func(o kadm.OffsetResponse) {
+					if o.Topic != topic {
+						return
+					}
+					if o.At < last[o.Partition] && fault == nil {
+						fault = fmt.Errorf("partition %d: the committed offset went back from %d to %d", o.Partition, last[o.Partition], o.At)
+					}
+					last[o.Partition] = max(last[o.Partition], o.At)
+				})
+			}
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+		done <- fault
+	}()
+	return func() error {
+		cancel()
+		return <-done
+	}
+}
+
+func TestRealKafka(t *testing.T) {
+	k := startRealKafka(t)
+	t.Run("transactions", k.testTransactions)
+	t.Run("lanes", k.testLanes)
+	t.Run("rebalances", k.testRebalances)
+	t.Run("kill", k.testKill)
+}
+
+func (k *realKafka) in(t *testing.T) *realKafka {
+	t.Helper()
+	sub := *k
+	sub.t = t
+	return &sub
+}
+
+// testTransactions runs a producer that aborts every other transaction beside
+// one without transactions.
+func (k *realKafka) testTransactions(t *testing.T) {
+	k = k.in(t)
+	k.create("tx", 1)
+	h := newHistory()
+	_, stop := k.member(k.config("tx"), gcra.Unlimited(), stream.Policy{}, func(_ context.Context, m *kafka.Message) error {
+		h.add(m)
+		return nil
+	})
+	defer stop()
+	cl := k.client(kgo.TransactionalID("tx"))
+	defer cl.Close()
+	want := 0
+	for i := range 40 {
+		if err := cl.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		value, end := i, kgo.TryCommit
+		if i%2 == 1 {
+			value, end = -1, kgo.TryAbort
+		} else {
+			want += 2
+		}
+		for j := range 2 {
+			if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: "tx", Key: []byte("t"), Value: strconv.AppendInt(nil, int64(value*10+j), 10)}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		k.produce("tx", 1000+i, 1001+i, 1, 1)
+		want++
+		if err := cl.EndTransaction(t.Context(), end); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.allCommitted("tx")
+	if h.distinct() != want || h.duplicates() != 0 || h.has(-10) || h.has(-9) {
+		t.Errorf("handled %d values of %d, %d twice; an aborted one: %v", h.distinct(), want, h.duplicates(), h.has(-10) || h.has(-9))
+	}
+}
+
+// testLanes defers what a limit does not let through, and loses the rest to
+// the dead letters.
+func (k *realKafka) testLanes(t *testing.T) {
+	k = k.in(t)
+	const messages, tenants = 120, 4
+	k.create("lanes", 2)
+	k.produce("lanes", 0, messages, tenants, 2)
+	h := newHistory()
+	var deferred atomic.Int64
+	_, stop := k.member(k.config("lanes"), gcra.PerSecond(10), stream.Policy{MaxWait: 100 * time.Millisecond, MaxDeferrals: -1}, func(ctx context.Context, m *kafka.Message) error {
+		v, _ := strconv.Atoi(string(m.Value))
+		if info, _ := stream.FromContext(ctx); info.Deferrals > 0 {
+			deferred.Add(1)
+		}
+		if v%10 == 0 {
+			return stream.Permanent(fmt.Errorf("no %d", v))
+		}
+		h.add(m)
+		return nil
+	})
+	defer stop()
+	k.eventually(func() error {
+		ends, err := k.adm.ListEndOffsets(t.Context(), "dlq.lanes.g")
+		if err != nil {
+			return err
+		}
+		letters := int64(0)
+		ends.Each(func(o kadm.ListedOffset) { letters += o.Offset })
+		if h.distinct() != messages*9/10 || letters != messages/10 {
+			return fmt.Errorf("handled %d, %d dead letters", h.distinct(), letters)
+		}
+		return nil
+	})
+	k.allCommitted("lanes")
+	k.allCommitted("lanes.g.defer-1s")
+	if h.duplicates() != 0 || deferred.Load() == 0 {
+		t.Errorf("%d duplicates, %d were deferred", h.duplicates(), deferred.Load())
+	}
+}
+
+// testRebalances lets members come and go under load.
+func (k *realKafka) testRebalances(t *testing.T) {
+	k = k.in(t)
+	const messages, keys, partitions = 20_000, 100, 8
+	k.create("churn", partitions)
+	h := newHistory()
+	handle := func(ctx context.Context, m *kafka.Message) error {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		h.add(m)
+		return nil
+	}
+	watch := k.watch("churn")
+	var stops []func()
+	member := func() {
+		_, stop := k.member(k.config("churn"), gcra.Unlimited(), stream.Policy{}, handle)
+		stops = append(stops, stop)
+	}
+	member()
+	for i := range 20 {
+		k.produce("churn", i*messages/20, (i+1)*messages/20, keys, partitions)
+		switch i % 5 {
+		case 1, 2:
+			member()
+		case 3, 4:
+			stops[0]()
+			stops = stops[1:]
+		}
+	}
+	k.allCommitted("churn")
+	for _, stop := range stops {
+		stop()
+	}
+	if err := watch(); err != nil {
+		t.Error(err)
+	}
+	if err := h.inOrder(); err != nil {
+		t.Error(err)
+	}
+	if h.distinct() != messages || h.duplicates() != 0 {
+		t.Errorf("handled %d of %d, %d twice", h.distinct(), messages, h.duplicates())
+	}
+}
+
+// testKill kills the broker in mid-stream, twice.
+func (k *realKafka) testKill(t *testing.T) {
+	k = k.in(t)
+	const messages, keys, partitions = 30_000, 100, 4
+	k.create("kill", partitions)
+	h := newHistory()
+	src, stop := k.member(k.config("kill"), gcra.Unlimited(), stream.Policy{}, func(_ context.Context, m *kafka.Message) error {
+		time.Sleep(200 * time.Microsecond)
+		h.add(m)
+		return nil
+	})
+	defer stop()
+	for i := range 2 {
+		k.produce("kill", i*messages/3, (i+1)*messages/3, keys, partitions)
+		k.eventually(func() error {
+			if h.distinct() < i*messages/3+messages/10 {
+				return fmt.Errorf("handled %d", h.distinct())
+			}
+			return nil
+		})
+		k.script("kill", k.dir)
+		k.eventually(func() error {
+			if s := src.Stats(); s.Member && s.Fault == nil {
+				return fmt.Errorf("the source does not notice that the broker is gone: %+v", s)
+			}
+			return nil
+		})
+		k.start()
+	}
+	k.produce("kill", messages*2/3, messages, keys, partitions)
+	k.allCommitted("kill")
+	if err := h.inOrder(); err != nil {
+		t.Error(err)
+	}
+	// What was out when the broker died is delivered again: no more than the
+	// gate holds, each time.
+	if h.distinct() != messages || h.duplicates() > 2*2048 {
+		t.Errorf("handled %d of %d, %d twice", h.distinct(), messages, h.duplicates())
+	}
+	t.Logf("%d handled twice; %+v", h.duplicates(), src.Stats())
+}

@@ -1,0 +1,78 @@
+package fluxkafka
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+
+	"github.com/fluxlimiter/flux/stream"
+)
+
+// record is a message that was delivered, and the way to settle it. What a lane
+// brings back looks as it did when it was first published: msg has the topic,
+// partition, offset and time of then.
+type record struct {
+	msg    kafka.Message
+	meta   stream.Meta
+	part   *partition
+	offset int64 // in part
+
+	// Of a lane's record: when it may leave the lane, and when its time has
+	// come, which is later if no lane is long enough.
+	due, until time.Time
+	tenant     string
+
+	// Guarded by part.mu.
+	prev, next *record
+	state      state
+}
+
+type state uint8
+
+const (
+	stateHeld     state = iota // not taken by the gate
+	stateOut                   // with the gate
+	stateReleased              // given up by the gate
+	stateDone
+)
+
+var _ stream.Delivery[*kafka.Message] = (*record)(nil)
+
+func (r *record) Message() *kafka.Message { return &r.msg }
+
+func (r *record) Meta() stream.Meta { return r.meta }
+
+func (r *record) Revoked() <-chan struct{} { return r.part.gen.revoked }
+
+// Ack marks the message done. The offset goes to the broker with one of the
+// next commits.
+func (r *record) Ack(context.Context) error { return r.part.settle(r) }
+
+func (r *record) Defer(ctx context.Context, d stream.Deferral) error {
+	if err := r.part.owned(r); err != nil {
+		return err
+	}
+	if err := r.part.gen.session.hold(ctx, r, d); err != nil {
+		return fmt.Errorf("fluxkafka: deferring %s: %w", r.id(), err)
+	}
+	return r.part.settle(r)
+}
+
+func (r *record) DeadLetter(ctx context.Context, l stream.Letter) error {
+	if err := r.part.owned(r); err != nil {
+		return err
+	}
+	if err := r.part.gen.session.bury(ctx, r, l); err != nil {
+		return fmt.Errorf("fluxkafka: dead letter for %s: %w", r.id(), err)
+	}
+	return r.part.settle(r)
+}
+
+func (r *record) Release() { r.part.release(r) }
+
+// id names the message by where it was first published.
+func (r *record) id() string {
+	return fmt.Sprintf("%s/%d/%d", r.msg.Topic, r.msg.Partition, r.msg.Offset)
+}

@@ -1,0 +1,263 @@
+package fluxkafka_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/fluxlimiter/flux"
+	"github.com/fluxlimiter/flux/consumers/fluxkafka"
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
+)
+
+var seeds = flag.Int("soak.seeds", 20, "seeds per soak")
+
+// A seed narrows a failure down; it does not replay it, as goroutines are
+// scheduled anew each time.
+
+// churn is what happens to a group while it works.
+type churn struct {
+	name     string
+	crash    bool          // members die instead of leaving
+	moves    bool          // leaders and the coordinator move
+	faults   bool          // requests fail
+	interval time.Duration // up to that long between two events
+	// duplicates is how many messages may be handled twice, for each event.
+	duplicates int
+}
+
+func TestSoak(t *testing.T) {
+	for _, ch := range []churn{
+		{name: "graceful", interval: 6 * time.Second},
+		// Kafka waits for a rebalance once; kfake starts the wait anew at each
+		// join, so that crashes must be further apart than the rebalance timeout.
+		{name: "crashes", crash: true, interval: 30 * time.Second, duplicates: 40},
+		{name: "moves", moves: true, interval: 4 * time.Second},
+		{name: "faults", faults: true, interval: 4 * time.Second, duplicates: 10},
+		{name: "everything", crash: true, moves: true, faults: true, interval: 30 * time.Second, duplicates: 40},
+	} {
+		t.Run(ch.name, func(t *testing.T) {
+			total := 0
+			for seed := range *seeds {
+				ok := t.Run(fmt.Sprint(seed), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { total += soak(t, ch, uint64(seed)) })
+				})
+				if !ok {
+					return
+				}
+			}
+			t.Logf("%d duplicates in %d messages", total, *seeds*soakMessages)
+		})
+	}
+}
+
+const (
+	soakMessages   = 1500
+	soakKeys       = 40
+	soakPartitions = 6
+)
+
+// soak runs one group through one seed's events and returns the duplicates.
+func soak(t *testing.T, ch churn, seed uint64) int {
+	t.Helper()
+	rnd := rand.New(rand.NewPCG(seed, 6))
+	c := newCluster(t, 3, kfake.SeedTopics(soakPartitions, "t"))
+	defer c.close()
+	h := newHistory()
+	limiter, err := flux.New(flux.Config[string]{Limit: gcra.Unlimited()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate := stream.Config[*kafka.Message]{
+		Limiter: limiter, Window: 500, TenantWindow: 500, Workers: 100,
+		Tenant:   func(m *kafka.Message) string { return string(m.Key) },
+		OrderKey: func(m *kafka.Message) string { return string(m.Key) },
+	}
+	cfg := c.config("t")
+	cfg.Lanes, cfg.FetchWait = []time.Duration{time.Minute}, 5*time.Second // less to simulate
+	start := func() *member {
+		return c.startGate(cfg, gate, func(ctx context.Context, msg *kafka.Message) error {
+			v, _ := strconv.Atoi(string(msg.Value))
+			work := time.Duration(v%7)*20*time.Millisecond + time.Duration(v)*time.Microsecond // no two events at once
+			if v%20 == 0 {
+				work += 3 * time.Second
+			}
+			select {
+			case <-time.After(work):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}, h.add)
+	}
+	watch := watchCommits(c, h)
+
+	stopProducing := make(chan struct{})
+	var producing sync.WaitGroup
+	producing.Go(func() {
+		for i := 0; i < soakMessages; i += 50 {
+			c.produce("t", i, i+50, soakKeys, soakPartitions)
+			time.Sleep(time.Second)
+		}
+		close(stopProducing)
+	})
+
+	alive := []*member{start(), start()}
+	var gone []*member
+	events := 0
+	for range 6 {
+		time.Sleep(time.Duration(rnd.Int64N(int64(ch.interval))) + ch.interval/6)
+		events++
+		if ch.moves {
+			// Where Kafka expires a member whose join was lost with its
+			// coordinator, kfake may wait for it for ever.
+			c.eventually(time.Minute, func() error {
+				if g := c.GroupInfo(groupName); g == nil || g.State != "Stable" {
+					return errors.New("the group is not stable")
+				}
+				return nil
+			})
+		}
+		switch {
+		case ch.moves && rnd.IntN(2) == 0:
+			if rnd.IntN(2) == 0 {
+				c.RehashCoordinators()
+			} else {
+				c.ShufflePartitionLeaders()
+			}
+		case ch.faults && rnd.IntN(2) == 0:
+			c.Fault(randomFault(rnd))
+		case len(alive) < 2 || len(alive) < 5 && rnd.IntN(2) == 0:
+			alive = append(alive, start())
+		default:
+			i := rnd.IntN(len(alive))
+			if ch.crash {
+				alive[i].crash()
+				gone = append(gone, alive[i])
+			} else {
+				alive[i].stop()
+			}
+			alive = slices.Delete(alive, i, i+1)
+		}
+	}
+	producing.Wait()
+	if len(alive) == 0 {
+		alive = append(alive, start())
+	}
+	c.eventually(3*time.Minute, func() error {
+		if n := h.distinct(); n != soakMessages {
+			var stats []fluxkafka.Stats
+			for _, m := range alive {
+				stats = append(stats, m.src.Stats())
+			}
+			return fmt.Errorf("lost: handled %d of %d; members %+v, group %+v", n, soakMessages, stats, c.GroupInfo(groupName))
+		}
+		return nil
+	})
+	c.allCommitted("t", time.Minute)
+	for _, m := range alive {
+		m.stop()
+	}
+	for _, m := range gone {
+		<-m.done
+	}
+	if err := watch(); err != nil {
+		t.Error(err)
+	}
+	if err := h.inOrder(); err != nil {
+		t.Error(err)
+	}
+	if n := h.duplicates(); n > events*ch.duplicates {
+		t.Errorf("%d duplicates in %d events", n, events)
+	}
+	return h.duplicates()
+}
+
+// randomFault is a request that fails a few times.
+func randomFault(rnd *rand.Rand) kfake.Fault {
+	f := kfake.Fault{Count: 1 + rnd.IntN(6)}
+	switch rnd.IntN(6) {
+	case 0:
+		f.Keys, f.Err = []kmsg.Key{kmsg.Fetch}, kerr.NotLeaderForPartition
+	case 1:
+		f.Keys, f.Err = []kmsg.Key{kmsg.Fetch}, kerr.UnknownServerError
+	case 2:
+		f.Keys, f.Err = []kmsg.Key{kmsg.OffsetCommit}, kerr.NotCoordinator
+	case 3:
+		f.Keys, f.Err = []kmsg.Key{kmsg.OffsetCommit}, kerr.RebalanceInProgress
+	case 4:
+		f.Keys, f.Err = []kmsg.Key{kmsg.OffsetFetch}, kerr.CoordinatorLoadInProgress
+	default:
+		f.Keys, f.Err, f.Count = []kmsg.Key{kmsg.Heartbeat}, kerr.NotCoordinator, 1
+	}
+	return f
+}
+
+// watchCommits looks at what is committed, many times for each commit, until
+// its result is called. It returns what was wrong: a committed offset that went
+// back, or one that a message below was not handled of.
+func watchCommits(c *cluster, h *history) func() error {
+	stop, done := make(chan struct{}), make(chan struct{})
+	var fault error
+	last := make(map[int32]int64)
+	look := func() {
+		info := c.GroupInfo(groupName)
+		if info == nil {
+			return
+		}
+		for p, commit := range info.Commits["t"] {
+			if commit.Offset < last[p] && fault == nil {
+				fault = fmt.Errorf("partition %d: the committed offset went back from %d to %d", p, last[p], commit.Offset)
+			}
+			for offset := last[p]; offset < commit.Offset; offset++ {
+				if v := valueAt(int(p), offset); !h.has(v) && fault == nil {
+					fault = fmt.Errorf("partition %d: committed %d, but the message at %d was not handled", p, commit.Offset, offset)
+				}
+			}
+			last[p] = max(last[p], commit.Offset)
+		}
+	}
+	go func() {
+		defer close(done)
+		for {
+			look()
+			select {
+			case <-stop:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}()
+	return func() error {
+		close(stop)
+		<-done
+		look()
+		return fault
+	}
+}
+
+// valueAt returns the value that produce put at an offset, with soakKeys keys.
+func valueAt(partition int, offset int64) int {
+	n := int64(-1)
+	for i := 0; ; i++ {
+		if i%soakKeys%soakPartitions == partition {
+			if n++; n == offset {
+				return i
+			}
+		}
+	}
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fluxlimiter/flux"
+	"github.com/fluxlimiter/flux/consumers/fluxkafka"
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
+)
+
+type config struct {
+	brokers      []string
+	dialer       *kafka.Dialer
+	topic, group string
+	rate         int64
+	duration     time.Duration
+	out          io.Writer
+}
+
+const partitions = 4
+
+// tenants publish so many messages a second: the first far more than the rest,
+// and than it may have processed.
+var tenants = []struct {
+	name string
+	rate int
+}{{"acme", 400}, {"bolt", 20}, {"cara", 10}}
+
+// throttle runs the messages of a topic through a limit for each tenant to
+// handle, until ctx ends. This is all that it takes.
+func throttle(ctx context.Context, cfg config, hooks stream.Hooks, handle stream.Handler[*kafka.Message]) error {
+	limiter, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(cfg.rate)})
+	if err != nil {
+		return err
+	}
+	gate, err := stream.New(stream.Config[*kafka.Message]{
+		Limiter:  limiter,
+		Tenant:   tenantOf,
+		OrderKey: func(m *kafka.Message) string { return string(m.Key) },
+		Policy:   stream.Policy{MaxWait: time.Second, MaxDeferrals: -1},
+		Hooks:    hooks,
+	})
+	if err != nil {
+		return err
+	}
+	source, err := fluxkafka.New(fluxkafka.Config{
+		Brokers: cfg.brokers, Dialer: cfg.dialer, Group: cfg.group, Topics: []string{cfg.topic},
+		Lanes: []time.Duration{time.Second, 5 * time.Second, time.Minute}, CreateTopics: true,
+	})
+	if err != nil {
+		return err
+	}
+	return gate.Run(ctx, source, handle)
+}
+
+// tenantOf reads the tenant from a header. A message without one becomes a dead
+// letter.
+func tenantOf(m *kafka.Message) string {
+	for _, h := range slices.Backward(m.Headers) {
+		if h.Key == "tenant" {
+			return string(h.Value)
+		}
+	}
+	return ""
+}
+
+// run makes the topic, publishes for all tenants and prints what they get.
+func run(ctx context.Context, cfg config) error {
+	if cfg.dialer == nil {
+		cfg.dialer = &kafka.Dialer{Timeout: 10 * time.Second}
+	}
+	transport := &kafka.Transport{Dial: cfg.dialer.DialFunc}
+	defer transport.CloseIdleConnections()
+	client := &kafka.Client{Addr: kafka.TCP(cfg.brokers...), Transport: transport, Timeout: 10 * time.Second}
+	made, err := client.CreateTopics(ctx, &kafka.CreateTopicsRequest{
+		Topics: []kafka.TopicConfig{{Topic: cfg.topic, NumPartitions: partitions, ReplicationFactor: -1}},
+	})
+	if err == nil {
+		err = made.Errors[cfg.topic]
+	}
+	if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
+		return fmt.Errorf("making topic %q: %w", cfg.topic, err)
+	}
+	writer := &kafka.Writer{
+		Addr: client.Addr, Topic: cfg.topic, Transport: transport, Balancer: &kafka.Hash{},
+		RequiredAcks: kafka.RequireAll, BatchTimeout: 5 * time.Millisecond,
+	}
+	defer func() { _ = writer.Close() }()
+
+	ctx, cancel := context.WithTimeout(ctx, cfg.duration)
+	defer cancel()
+	board := newBoard(cfg.out)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return publish(ctx, writer) })
+	group.Go(func() error { return board.print(ctx) })
+	group.Go(func() error {
+		return throttle(ctx, cfg, stream.Hooks{Settled: board.settled}, func(context.Context, *kafka.Message) error { return nil })
+	})
+	err = group.Wait()
+	board.line()
+	return err
+}
+
+// publish publishes what the tenants send, ten times a second.
+func publish(ctx context.Context, w *kafka.Writer) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		var batch []kafka.Message
+		for _, t := range tenants {
+			for i := range t.rate / 10 {
+				batch = append(batch, kafka.Message{
+					Key: []byte(t.name + strconv.Itoa(i%10)), Value: []byte(strconv.Itoa(n)), Time: time.Now(),
+					Headers: []kafka.Header{{Key: "tenant", Value: []byte(t.name)}},
+				})
+			}
+		}
+		if err := w.WriteMessages(ctx, batch...); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("publishing: %w", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// board counts what becomes of the messages and prints it once a second.
+type board struct {
+	out io.Writer
+
+	mu    sync.Mutex
+	shown map[string]*figures
+}
+
+type figures struct {
+	processed, deferred int
+	dwell               []time.Duration // of those processed since the last line
+}
+
+func newBoard(out io.Writer) *board {
+	b := &board{out: out, shown: make(map[string]*figures)}
+	for _, t := range tenants {
+		b.shown[t.name] = &figures{}
+	}
+	return b
+}
+
+func (b *board) settled(info stream.Info, outcome stream.Outcome, _ stream.Reason) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.shown[info.Tenant]
+	switch {
+	case f == nil:
+	case outcome == stream.Process:
+		f.processed++
+		f.dwell = append(f.dwell, time.Since(info.Published))
+	case outcome == stream.Defer:
+		f.deferred++
+	}
+}
+
+func (b *board) print(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			b.line()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// line prints, for each tenant, how many of its messages were processed and
+// deferred in all, and the median time from publication of the latest.
+func (b *board) line() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, t := range tenants {
+		f := b.shown[t.name]
+		median := "-"
+		if n := len(f.dwell); n > 0 {
+			slices.Sort(f.dwell)
+			median = f.dwell[n/2].Round(time.Millisecond).String()
+		}
+		_, _ = fmt.Fprintf(b.out, "%s: %5d processed %5d deferred %7s   ", t.name, f.processed, f.deferred, median)
+		f.dwell = f.dwell[:0]
+	}
+	_, _ = fmt.Fprintln(b.out)
+}
