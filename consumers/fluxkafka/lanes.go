@@ -25,7 +25,6 @@ const (
 	headerReason    = "flux-reason"
 	headerAttempts  = "flux-attempts"
 	headerDeferrals = "flux-deferrals"
-	headerOrder     = "flux-order"
 	headerDue       = "flux-due"
 	headerUntil     = "flux-until"
 	headerStack     = "flux-stack"
@@ -53,7 +52,6 @@ func (s *session) hold(ctx context.Context, r *record, d stream.Deferral) error 
 	headers = append(headers,
 		textHeader(headerDue, millis(due)),
 		textHeader(headerUntil, millis(d.Until)),
-		textHeader(headerOrder, strconv.FormatInt(d.Order, 10)),
 	)
 	return s.publisher.publish(ctx, kafka.Message{
 		Topic: s.cfg.laneTopic(r.msg.Topic, delay), WriterData: r.part.id,
@@ -124,7 +122,7 @@ func (r *record) recall() {
 	r.meta.Time, r.meta.Attempts, r.meta.Deferrals = r.msg.Time, int(attempts), int(deferrals)
 	r.due, r.until = time.UnixMilli(due), time.UnixMilli(until)
 	r.tenant = facts[headerTenant]
-	r.meta.Order, _ = number(headerOrder)
+	r.meta.Order = r.part.order(offset)
 }
 
 // untilDue waits until a lane's record is due. If its time has not come even
@@ -158,7 +156,7 @@ func (p *partition) untilDue(ctx context.Context, in stream.Intake[*kafka.Messag
 	}
 	for failures := 1; time.Until(r.until) > 0; failures++ {
 		err := p.gen.session.hold(ctx, r, stream.Deferral{
-			Until: r.until, Reason: stream.ReasonQuota, Tenant: r.tenant, Attempts: r.meta.Attempts, Deferrals: r.meta.Deferrals, Order: r.meta.Order,
+			Until: r.until, Reason: stream.ReasonQuota, Tenant: r.tenant, Attempts: r.meta.Attempts, Deferrals: r.meta.Deferrals,
 		})
 		if err == nil {
 			p.mu.Lock()

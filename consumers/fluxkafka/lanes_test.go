@@ -50,6 +50,7 @@ func TestDeferComesBackWhole(t *testing.T) {
 					t.Fatal(err)
 				}
 				var until time.Time
+				var order int64
 				back := make(chan struct{})
 				handle := func(ctx context.Context, d delivery) error {
 					m, meta := d.Message(), d.Meta()
@@ -57,13 +58,13 @@ func TestDeferComesBackWhole(t *testing.T) {
 						return d.Ack(ctx)
 					}
 					if meta.Deferrals == 0 {
-						until = time.Now().Add(tt.delay)
-						return d.Defer(ctx, stream.Deferral{Until: until, Reason: stream.ReasonQuota, Tenant: "acme", Attempts: 2, Deferrals: 7, Order: 42})
+						until, order = time.Now().Add(tt.delay), meta.Order
+						return d.Defer(ctx, stream.Deferral{Until: until, Reason: stream.ReasonQuota, Tenant: "acme", Attempts: 2, Deferrals: 7, Order: order})
 					}
 					if late := time.Since(until); late < 0 || late > tt.late {
 						t.Errorf("came back %v after its time", late)
 					}
-					if meta.Deferrals != 7 || meta.Attempts != 2 || meta.Order != 42 || !meta.Time.Equal(published) {
+					if meta.Deferrals != 7 || meta.Attempts != 2 || meta.Order != order || order == 0 || !meta.Time.Equal(published) {
 						t.Errorf("meta = %+v", meta)
 					}
 					if m.Topic != "t" || m.Partition != 2 || m.Offset != 5 || !m.Time.Equal(published) || string(m.Value) != "value" {
@@ -167,6 +168,64 @@ func TestDeferSurvives(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A message keeps its place among those of its key however it comes again, and
+// no other has it: not even one of another topic with the same key and offset.
+func TestOrderOfRedeliveries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(1, "t", "u"))
+		defer c.close()
+		const messages = 20
+		var mu sync.Mutex
+		orders, taken := make(map[string]int64), make(map[int64]string)
+		seen := make(map[string]int)
+		handle := func(ctx context.Context, d delivery) error {
+			m, meta := d.Message(), d.Meta()
+			id := fmt.Sprint(m.Topic, m.Offset)
+			mu.Lock()
+			if before, ok := orders[id]; ok && before != meta.Order {
+				t.Errorf("%s had the order %d, and now has %d", id, before, meta.Order)
+			}
+			if other := taken[meta.Order]; meta.Order == 0 || other != "" && other != id {
+				t.Errorf("%s and %q have the order %d", id, other, meta.Order)
+			}
+			if prev, ok := orders[fmt.Sprint(m.Topic, m.Offset-1)]; ok && prev >= meta.Order {
+				t.Errorf("%s has the order %d, the one before it %d", id, meta.Order, prev)
+			}
+			orders[id], taken[meta.Order] = meta.Order, id
+			seen[id]++
+			times := seen[id]
+			mu.Unlock()
+			switch times {
+			case 1:
+				return errors.New("to be released")
+			case 2:
+				if !meta.Redelivered {
+					t.Errorf("%s was released, and is not known to come again", id)
+				}
+				return d.Defer(ctx, stream.Deferral{Until: time.Now().Add(time.Second), Deferrals: 1, Order: meta.Order})
+			}
+			return d.Ack(ctx)
+		}
+		c.produceOther("t", 0, messages)
+		c.produceOther("u", 0, messages)
+		m := c.start(c.config("t", "u"), handle)
+		c.eventually(time.Minute, func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			for id, n := range seen {
+				if n < 3 {
+					return fmt.Errorf("%s came %d times", id, n)
+				}
+			}
+			if len(seen) != 2*messages {
+				return fmt.Errorf("%d messages came", len(seen))
+			}
+			return nil
+		})
+		m.stop()
+	})
 }
 
 // A partition and its lanes are always with the same member.

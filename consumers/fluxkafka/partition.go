@@ -21,6 +21,7 @@ type partition struct {
 	topic string
 	id    int
 	base  string        // the topic that a lane belongs to, topic itself for a source
+	mark  int64         // of base, see order
 	delay time.Duration // of the lane, 0 for a source topic
 
 	mu        sync.Mutex
@@ -230,7 +231,7 @@ func (p *partition) take(b *batch, raw *rawRecord, offset int64) (*record, error
 		Topic: p.topic, Partition: p.id, Offset: offset, HighWaterMark: stable,
 		Key: p.arena.copy(raw.key), Value: p.arena.copy(raw.value), Headers: headers, Time: b.timestamp(raw),
 	}
-	r.meta = stream.Meta{Time: r.msg.Time, Bytes: raw.size, Redelivered: redelivered}
+	r.meta = stream.Meta{Time: r.msg.Time, Bytes: raw.size, Redelivered: redelivered, Order: p.order(offset)}
 	if p.delay > 0 {
 		r.recall()
 	}

@@ -3,6 +3,7 @@ package fluxkafka
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -71,6 +72,18 @@ func (r *record) DeadLetter(ctx context.Context, l stream.Letter) error {
 }
 
 func (r *record) Release() { r.part.release(r) }
+
+// order returns the place among the messages of its key, which are of one
+// partition, of that at an offset: the offset, and a mark of the topic, so that
+// two topics with the same key do not get in each other's way.
+func (p *partition) order(offset int64) int64 { return (offset+1)<<16 | p.mark }
+
+// mark returns 16 bits that two topics hardly share.
+func mark(topic string) int64 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(topic)) // it never fails
+	return int64(h.Sum32() >> 16)
+}
 
 // id names the message by where it was first published.
 func (r *record) id() string {

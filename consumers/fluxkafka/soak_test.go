@@ -93,7 +93,7 @@ func soak(t *testing.T, ch churn, seed uint64) int {
 		return c.startGate(cfg, gate, func(ctx context.Context, msg *kafka.Message) error {
 			v, _ := strconv.Atoi(string(msg.Value))
 			work := time.Duration(v%7)*20*time.Millisecond + time.Duration(v)*time.Microsecond // no two events at once
-			if v%37 == 0 { // of any key, or one key would take longer than all that happens
+			if v%37 == 0 {                                                                     // of any key, or one key would take longer than all that happens
 				work += 3 * time.Second
 			}
 			select {

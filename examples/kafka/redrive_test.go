@@ -64,8 +64,8 @@ func (g *graveyard) bury(t *testing.T, from, to int) {
 	}
 }
 
-func (g *graveyard) config() config {
-	return config{
+func (g *graveyard) config() redriveConfig {
+	return redriveConfig{
 		brokers: g.ListenAddrs(), dialer: &kafka.Dialer{DialFunc: g.net.DialContext, Timeout: 5 * time.Second},
 		from: "dlq", rate: 100, out: &g.out,
 	}
@@ -165,10 +165,10 @@ func TestRedriveRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGraveyard(t)
 		defer g.close()
-		for name, change := range map[string]func(*config){
-			"-from":  func(c *config) { c.from = "" },
-			"-rate":  func(c *config) { c.rate = 0 },
-			`"nope"`: func(c *config) { c.from = "nope" },
+		for name, change := range map[string]func(*redriveConfig){
+			"-from":  func(c *redriveConfig) { c.from = "" },
+			"-rate":  func(c *redriveConfig) { c.rate = 0 },
+			`"nope"`: func(c *redriveConfig) { c.from = "nope" },
 		} {
 			cfg := g.config()
 			change(&cfg)

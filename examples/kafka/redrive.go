@@ -17,7 +17,8 @@ import (
 	"github.com/fluxlimiter/flux/gcra"
 )
 
-type config struct {
+// redriveConfig says which dead letters to publish again, and how fast.
+type redriveConfig struct {
 	brokers        []string
 	dialer         *kafka.Dialer
 	from, group    string
@@ -37,12 +38,13 @@ type result struct{ redriven, skipped int64 }
 const batchSize = 100
 
 // quiet is how long to wait for a record that the end of a partition promises.
-// It may not come: markers of transactions count, too.
+// It may not come: markers of transactions count, too. Nothing that was not seen
+// is committed for that: the next run looks for it again.
 const quiet = 5 * time.Second
 
 // driver is a redrive under way.
 type driver struct {
-	config
+	redriveConfig
 	client  *kafka.Client
 	writer  *kafka.Writer
 	limiter *flux.Limiter[string]
@@ -53,7 +55,7 @@ type driver struct {
 
 // redrive publishes those dead letters that are there now and that the config's
 // filter lets through. Run one at a time for each group.
-func redrive(ctx context.Context, cfg config) (result, error) {
+func redrive(ctx context.Context, cfg redriveConfig) (result, error) {
 	if cfg.from == "" {
 		return result{}, errors.New("say with -from which dead letters to read")
 	}
@@ -70,7 +72,7 @@ func redrive(ctx context.Context, cfg config) (result, error) {
 	transport := &kafka.Transport{Dial: cfg.dialer.DialFunc, TLS: cfg.dialer.TLS, SASL: cfg.dialer.SASLMechanism}
 	defer transport.CloseIdleConnections()
 	d := &driver{
-		config: cfg, limiter: limiter, told: time.Now(),
+		redriveConfig: cfg, limiter: limiter, told: time.Now(),
 		client: &kafka.Client{Addr: kafka.TCP(cfg.brokers...), Transport: transport, Timeout: 10 * time.Second},
 		writer: &kafka.Writer{
 			Addr: kafka.TCP(cfg.brokers...), Transport: transport, Balancer: originBalancer{},
@@ -153,7 +155,8 @@ func (d *driver) partition(ctx context.Context, p int, from, to int64) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, context.DeadlineExceeded):
-			next = to
+			_, _ = fmt.Fprintf(d.out, "%s: partition %d gave nothing for %v: stopped at offset %d of %d\n", d.from, p, quiet, next, to)
+			to = next
 		case err != nil:
 			return err
 		case letter.Offset >= to:
