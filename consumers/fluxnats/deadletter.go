@@ -44,7 +44,21 @@ func (d *delivery) deadLetter(l stream.Letter, errorText, stackText int) *nats.M
 	// begin anew, and the dead-letter stream may remember the old ones.
 	h[jetstream.MsgIDHeader] = []string{fmt.Sprintf("%s:%d:dead:%s", d.msg.ID(), d.firstSeen, set.Consumer)}
 	h[jetstream.ExpectedStreamHeader] = []string{set.DeadLetterStream}
-	setText(h, hdrReason, l.Reason.String())
+	setLetter(h, l.Reason.String(), l, errorText, stackText)
+	setText(h, hdrOrigin, d.msg.ID())
+	setTime(h, hdrFirstSeen, d.firstSeen)
+	setText(h, hdrStream, set.Stream)
+	setText(h, hdrConsumer, set.Consumer)
+	setText(h, hdrSubject, d.msg.m.Subject)
+	h[hdrSequence] = []string{strconv.FormatUint(d.seq, 10)}
+	setTime(h, hdrTime, d.stored)
+	return &nats.Msg{Subject: set.DeadLetterSubject, Header: h, Data: d.msg.m.Data}
+}
+
+// setLetter sets the headers that say why, with so much text of the error and
+// the stack at most.
+func setLetter(h nats.Header, reason string, l stream.Letter, errorText, stackText int) {
+	setText(h, hdrReason, reason)
 	setText(h, hdrTenant, l.Tenant)
 	setCount(h, hdrAttempts, l.Attempts)
 	setCount(h, hdrDeferrals, l.Deferrals)
@@ -54,14 +68,6 @@ func (d *delivery) deadLetter(l stream.Letter, errorText, stackText int) *nats.M
 	if len(l.Stack) > 0 && stackText > 0 {
 		setText(h, hdrStack, clip(string(l.Stack), stackText))
 	}
-	setText(h, hdrOrigin, d.msg.ID())
-	setTime(h, hdrFirstSeen, d.firstSeen)
-	setText(h, hdrStream, set.Stream)
-	setText(h, hdrConsumer, set.Consumer)
-	setText(h, hdrSubject, d.msg.m.Subject)
-	h[hdrSequence] = []string{strconv.FormatUint(d.seq, 10)}
-	setTime(h, hdrTime, d.stored)
-	return &nats.Msg{Subject: set.DeadLetterSubject, Header: h, Data: d.msg.m.Data}
 }
 
 func clip(s string, n int) string { return s[:min(len(s), n)] }

@@ -1,5 +1,6 @@
-// Package fluxnats feeds a [stream.Gate] from a durable pull consumer of NATS
-// JetStream.
+// Package fluxnats feeds a [stream.Gate] from NATS: a [Source] from a durable
+// pull consumer of JetStream, a [Core] from a subscription without JetStream.
+// [stream.Join] feeds one gate from several of them.
 //
 //	src, err := fluxnats.New(js, fluxnats.Config{Stream: "ORDERS", Consumer: "billing"})
 //	...
@@ -100,4 +101,27 @@
 // the consumer, so [stream.Delivery.Revoked] is nil. The server accepts an
 // acknowledgement from a member that it gave up on as well as from the one that
 // has the message now, and [Config.ConfirmAcks] does not tell them apart either.
+//
+// # Core NATS
+//
+// Without JetStream delivery is at most once: the server forgets a message when
+// it has sent it. What is published while a [Core] is not connected, or is lost
+// with its process, nobody has any more. Its gate can have messages wait, drop
+// them, or make dead letters of them, and never defers one: [stream.Gate.Run]
+// refuses a policy that would. At an orderly end what was received and not
+// processed becomes a dead letter with the reason "released".
+//
+// Messages that come faster than the gate takes them wait in the client, as many
+// as [CoreConfig.Backlog] says. The client drops what comes beyond that, which
+// [CoreStats] counts and the logger is told of.
+//
+// With [CoreConfig.AnswerRefused] a request that would become a dead letter is
+// answered by a refusal, with the headers Nats-Service-Error-Code (429 if it was
+// beyond a limit) and Nats-Service-Error, and if it may be sent again later with
+// Retry-After in seconds and Retry-After-Ms in milliseconds: see [ReadRefusal].
+// Handlers answer with [Msg.Respond].
+//
+// A dead letter of core NATS has the headers Flux-Reason, Flux-Tenant,
+// Flux-Attempts, Flux-Deferrals, Flux-Error, Flux-Stack, Flux-Subject and
+// Flux-Msg-Id as above, and Flux-Time, when it became one.
 package fluxnats

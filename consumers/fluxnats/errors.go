@@ -18,6 +18,10 @@ var (
 	// values.
 	ErrExists = errors.New("fluxnats: exists with another configuration")
 
+	// ErrNoRequest is returned by [Msg.Respond] for a message that nobody waits
+	// for an answer to.
+	ErrNoRequest = errors.New("fluxnats: not a request")
+
 	// ErrRunning is returned by Run while another Run of the source goes on.
 	ErrRunning = errors.New("fluxnats: source is running")
 )

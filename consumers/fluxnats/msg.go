@@ -1,10 +1,12 @@
 package fluxnats
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Msg is a message as the handler sees it. It has no way to settle itself: that
@@ -12,6 +14,7 @@ import (
 type Msg struct {
 	m      *nats.Msg // under its first subject, and without the headers of its deferrals
 	origin origin
+	core   *coreDelivery // nil: it is JetStream's
 }
 
 // Subject returns the subject that the message was published to. That of a
@@ -27,8 +30,30 @@ func (m *Msg) Headers() nats.Header { return m.m.Header }
 
 // ID names the message for good, as in "ORDERS:17": the stream and the sequence
 // that it was first stored with. It is the same after any redelivery or
-// deferral, so a handler can use it to recognise what it has done before.
-func (m *Msg) ID() string { return m.origin.String() }
+// deferral, so a handler can use it to recognise what it has done before. That of
+// a message of a [Core] is its Nats-Msg-Id, and empty if it has none.
+func (m *Msg) ID() string {
+	if m.core != nil {
+		return m.m.Header.Get(jetstream.MsgIDHeader)
+	}
+	return m.origin.String()
+}
+
+// Respond answers a request, with headers or without. It returns [ErrNoRequest]
+// for a message that is none: one that came from JetStream, or that was published
+// without a reply subject. A handler that fails after it has responded is called
+// again, and then responds twice.
+func (m *Msg) Respond(header nats.Header, data []byte) error {
+	if m.core == nil || m.m.Reply == "" {
+		return ErrNoRequest
+	}
+	err := m.core.r.src.nc.PublishMsg(&nats.Msg{Subject: m.m.Reply, Header: header, Data: data})
+	if err != nil {
+		return fmt.Errorf("fluxnats: respond: %w", err)
+	}
+	m.core.answered.Store(true)
+	return nil
+}
 
 // origin is where a message was first stored.
 type origin struct {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -111,7 +112,7 @@ func (r *run) run(parent context.Context) error {
 	}
 	tending.Wait()
 	r.sendAcks(r.acks) // of handlers that were done just before an error
-	r.flush()
+	flush(r.nc, r.set.log)
 	return cause
 }
 
@@ -121,17 +122,11 @@ func (r *run) endIntake(closed <-chan struct{}) {
 	r.mu.Lock()
 	asked := r.requests.asked > 0
 	r.mu.Unlock()
-	if !asked || !r.nc.IsConnected() || r.sub.Drain() != nil {
+	if !asked {
 		_ = r.sub.Unsubscribe()
 		return
 	}
-	limit := time.NewTimer(2 * time.Second)
-	defer limit.Stop()
-	select {
-	case <-closed:
-	case <-limit.C:
-		_ = r.sub.Unsubscribe()
-	}
+	unsubscribe(r.nc, r.sub, closed)
 }
 
 // drain hands back what was received and never delivered, and what the gate has
@@ -165,14 +160,14 @@ func (r *run) setIdle() {
 
 // flush waits until the server has what was sent last, but not for a server
 // that is not there.
-func (r *run) flush() {
-	if !r.nc.IsConnected() {
+func flush(nc *nats.Conn, log *slog.Logger) {
+	if !nc.IsConnected() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if err := r.nc.FlushWithContext(ctx); err != nil {
-		r.set.log.Warn("flush at the end", "error", err)
+	if err := nc.FlushWithContext(ctx); err != nil {
+		log.Warn("flush at the end", "error", err)
 	}
 }
 

@@ -1,0 +1,30 @@
+package fluxnats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// checkTarget looks at a stream that is to confirm what is published to it under
+// a subject.
+func checkTarget(ctx context.Context, js jetstream.JetStream, what, name, subject string) error {
+	s, err := js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("%w: %s %s: %w; create it", ErrSetup, what, name, err)
+	}
+	if err != nil {
+		return fmt.Errorf("fluxnats: look at %s %s: %w", what, name, err)
+	}
+	var found problems
+	c := s.CachedInfo().Config
+	if !anyCovers(c.Subjects, subject) {
+		found.add("%s %s: its subjects %q do not take in %q; add it", what, name, c.Subjects, subject)
+	}
+	if c.NoAck {
+		found.add("%s %s: NoAck is set, so what is stored cannot be confirmed; unset it", what, name)
+	}
+	return errors.Join(found...)
+}
