@@ -352,8 +352,8 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 
 // pause makes e wait in memory for its next attempt.
 func (r *run[M]) pause(e *entry[M], until int64) {
-	if r.draining {
-		r.leave(e)
+	if r.draining || e.revoked() {
+		r.leave(e) // nobody else would take it out
 		return
 	}
 	e.state = stateBackoff

@@ -72,8 +72,8 @@ type Config[M any] struct {
 	// take up another quarter of Window, and no more than is still free. When it
 	// does, Deliver blocks for messages of this tenant until the broker has caught
 	// up; when the broker has settled none of them for five seconds, they are
-	// released instead, and the broker will deliver them again. Messages without
-	// a tenant share these places like those of one.
+	// released instead, and the broker will deliver them again: a hundred a second,
+	// no more. Messages without a tenant share these places like those of one.
 	// Defaults to half of Window, at least 1.
 	TenantWindow int
 

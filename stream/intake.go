@@ -107,7 +107,7 @@ func (r *run[M]) Deliver(ctx context.Context, d Delivery[M]) error {
 	now := r.clock.now()
 	var b *blockedDeliver[M]
 	switch {
-	case r.crowds(a.tenant, now):
+	case r.crowds(&a, now):
 		b = r.crowded.push(a)
 	case r.blocked.n == 0 && r.held < r.cfg.Window:
 		r.admit(&a, now)
@@ -185,7 +185,7 @@ func (r *run[M]) admitBlocked(now int64) {
 		for r.blocked.n > 0 && r.held < r.cfg.Window {
 			b := r.blocked.first
 			r.blocked.remove(b)
-			if r.crowds(b.arrival.tenant, now) {
+			if r.crowds(&b.arrival, now) {
 				r.crowded.append(b)
 				continue
 			}
@@ -195,7 +195,7 @@ func (r *run[M]) admitBlocked(now int64) {
 	}
 	for b := r.crowded.first; b != nil && r.held < r.cfg.Window; {
 		next := b.next
-		if !r.crowds(b.arrival.tenant, now) {
+		if !r.crowds(&b.arrival, now) {
 			r.crowded.remove(b)
 			r.admit(&b.arrival, now)
 			b.done <- struct{}{}
@@ -211,8 +211,20 @@ func (r *run[M]) admitBlocked(now int64) {
 // others of it are on their way out: a quarter of the window, or as many as
 // there are free places. It does not wait once the broker has settled none of
 // them for a while.
-func (r *run[M]) crowds(tenant string, now int64) bool {
-	return r.outgoing >= max(1, r.cfg.Window/4) && r.surplus(r.tenants[tenant]) && now-r.tenants[tenant].settled < int64(stuck)
+func (r *run[M]) crowds(a *arrival[M], now int64) bool {
+	t := r.tenants[a.tenant]
+	return r.outgoing >= max(1, r.cfg.Window/4) && r.surplus(t) && now < r.uncrowded(t, a)
+}
+
+// uncrowded is when a waits no more for the broker to settle others of t, if it
+// does not. One that was delivered before may have been released a moment ago:
+// a broker that redelivers at once must not keep the gate busy with it.
+func (r *run[M]) uncrowded(t *tenant[M], a *arrival[M]) int64 {
+	at := t.settled + int64(stuck)
+	if a.meta.Redelivered && r.released != unset {
+		at = max(at, r.released+int64(releasePause))
+	}
+	return at
 }
 
 // surplus reports whether t has as many messages on their way out as it may.

@@ -115,7 +115,7 @@ func (r *run[M]) unlatch(k *orderKey[M], which func(deferred) bool) {
 	k.deferred = slices.DeleteFunc(k.deferred, which)
 	gone := before - len(k.deferred)
 	r.latched -= gone
-	k.id.tenant.latched -= gone
+	k.id.tenant.latched -= int32(gone)
 	if len(k.deferred) == 0 && k.index >= 0 {
 		r.expecting.remove(k.index)
 	}
@@ -207,7 +207,7 @@ func (r *run[M]) countAwaiting(k *orderKey[M]) {
 		k.awaiting = k.blocked.n
 	}
 	r.awaiting += k.awaiting - before
-	k.id.tenant.awaiting += k.awaiting - before
+	k.id.tenant.awaiting += int32(k.awaiting - before)
 }
 
 // unpark takes back what park counted.

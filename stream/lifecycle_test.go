@@ -294,6 +294,24 @@ func TestRevokedWhileSettled(t *testing.T) {
 	})
 }
 
+// TestRevokedBeforeBackoff holds that a message leaves which is revoked between
+// the end of its handler and the wait for its next attempt.
+func TestRevokedBeforeBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		revoked := make(chan struct{})
+		policy := stream.Policy{MaxWait: time.Hour, Backoff: func(int) time.Duration {
+			close(revoked)
+			time.Sleep(time.Second)
+			return time.Hour
+		}}
+		r := start(t, nil, stream.Config[*parcel]{Policy: policy}, func(context.Context, *parcel) error { return errBroker })
+		r.deliver(&parcel{name: "a", tenant: "a", revoked: revoked})
+		time.Sleep(time.Minute)
+		r.want("0s a run", "1s a released")
+		r.end()
+	})
+}
+
 // TestNothingStartsAfterRevocation has a long queue of a key revoked while its
 // first message is processed: the handler's end must not start the next.
 func TestNothingStartsAfterRevocation(t *testing.T) {

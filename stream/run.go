@@ -65,7 +65,8 @@ type run[M any] struct {
 
 	overdrawn []*tenant[M] // that may have more than their share of the window
 
-	crowded intakeQueue[M] // Deliver calls that wait for settles of their tenant
+	crowded  intakeQueue[M] // Deliver calls that wait for settles of their tenant
+	released int64          // when surplus was released because none was settled, unset: never
 
 	settles  list[M] // to be settled by the settlers
 	outgoing int     // these, and those that settlers have or will have again
@@ -92,6 +93,7 @@ func newRun[M any](cfg *Config[M]) *run[M] {
 		watches:    make(map[<-chan struct{}]*watch[M]),
 		firstOrder: now.UnixNano(),
 		armed:      unset,
+		released:   unset,
 		empty:      make(chan struct{}),
 	}
 	r.clock.base = now
@@ -208,7 +210,7 @@ func (r *run[M]) arm(now int64) {
 	}
 	if r.held < r.cfg.Window {
 		for b := r.crowded.first; b != nil; b = b.next {
-			next = earlier(next, r.tenants[b.arrival.tenant].settled+int64(stuck))
+			next = earlier(next, r.uncrowded(r.tenants[b.arrival.tenant], &b.arrival))
 		}
 	}
 	if r.blocked.n > 0 {

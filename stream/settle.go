@@ -15,6 +15,10 @@ const (
 	// settleTimeout bounds one try of a settler, so that a broker that does not
 	// answer for one message does not keep settlers from the others.
 	settleTimeout = 30 * time.Second
+
+	// releasePause is how long after a message was released instead of settled
+	// the next one that has been delivered before follows it.
+	releasePause = 10 * time.Millisecond
 )
 
 // toSettle hands e, which is in no list, to the settlers. It gives e up when
@@ -28,6 +32,7 @@ func (r *run[M]) toSettle(e *entry[M]) {
 	}
 	if t := e.tenant; !e.settling {
 		if r.surplus(t) && !e.fate.failed && e.fate.reason != ReasonRetryLater && r.clock.now()-t.settled >= int64(stuck) {
+			r.released = r.clock.now()
 			r.giveUp(e)
 			return
 		}

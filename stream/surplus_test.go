@@ -96,3 +96,32 @@ func TestStuckDeadLettersAreReleased(t *testing.T) {
 		})
 	}
 }
+
+// A broker that takes no deferrals, and redelivers at once what is released,
+// does not keep the gate busy with nothing else.
+func TestReleasedSurplusComesBackSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, limits{"noisy": gcra.PerHour(1)}, stream.Config[*parcel]{Window: 16, DrainTimeout: time.Second}, nil)
+		down := func(context.Context, string) error { return errors.New("down") }
+		begin := time.Now()
+		go func() {
+			for i := range 2000 {
+				p := &parcel{name: "noisy", tenant: "noisy", settle: down, rig: r, meta: stream.Meta{Redelivered: i >= 100}}
+				if r.in.Deliver(t.Context(), p) != nil {
+					return
+				}
+			}
+		}()
+		for time.Since(begin) < 15*time.Second {
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		if s := r.gate.Stats(); s.Released < 500 || s.Released > 1100 {
+			t.Errorf("%d released in the 10s after it was seen that the broker is stuck, want about 100 a second", s.Released)
+		}
+		r.stop()
+		if err := <-r.ended; !errors.Is(err, stream.ErrDrainTimeout) {
+			t.Errorf("Run = %v", err)
+		}
+	})
+}

@@ -59,8 +59,8 @@ type tenant[M any] struct {
 	picked int64 // when the last one went
 	since  int64 // when it began to have messages
 
-	latched    int        // messages in the deferred lists of its keys
-	awaiting   int        // messages blocked by nothing but a deferred one
+	latched    int32      // messages in the deferred lists of its keys
+	awaiting   int32      // messages blocked by nothing but a deferred one
 	prev, next *tenant[M] // among the idle ones
 }
 
