@@ -42,8 +42,13 @@ func (s *Source) check(ctx context.Context, in stream.Intake[*Msg]) (facts, erro
 	if err != nil {
 		return f, err
 	}
-	if err := s.checkOthers(ctx); err != nil {
+	var found problems
+	s.checkPermissions(ctx, &found)
+	if err := s.checkOthers(ctx, &found); err != nil {
 		return f, err
+	}
+	if len(found) > 0 {
+		return f, errors.Join(found...)
 	}
 	// The gate is empty, so all of its window is room.
 	window, err := in.Room(ctx, math.MaxInt32)
@@ -105,9 +110,10 @@ func (s *Source) inspect(ctx context.Context) (facts, error) {
 }
 
 // checkOthers looks for other consumers of the stream that would take deferred
-// copies for messages of their own.
-func (s *Source) checkOthers(ctx context.Context) error {
-	if s.set.NakDeferrals || s.set.AllowSharedCopies {
+// copies for messages of their own. In a work queue they would also delete the
+// copies that wait to be due, so there nothing allows that.
+func (s *Source) checkOthers(ctx context.Context, found *problems) error {
+	if s.set.NakDeferrals {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
@@ -116,7 +122,8 @@ func (s *Source) checkOthers(ctx context.Context) error {
 	if err != nil {
 		return s.unanswered("stream "+s.set.Stream, err)
 	}
-	if str.CachedInfo().State.Consumers < 2 {
+	queue := str.CachedInfo().Config.Retention == jetstream.WorkQueuePolicy
+	if str.CachedInfo().State.Consumers < 2 || s.set.AllowSharedCopies && !queue {
 		return nil
 	}
 	var back []string
@@ -135,30 +142,35 @@ func (s *Source) checkOthers(ctx context.Context) error {
 	if s.set.ReturnSubject != "" {
 		back = []string{s.set.ReturnSubject + ".*"}
 	}
-	copies := append(back, s.set.DeferSubject+".*")
-	var found problems
+	waiting := s.set.DeferSubject + ".*"
+	copies := append(back, waiting)
 	for _, other := range others {
 		filters := filtersOf(other.Config)
 		if len(filters) == 0 {
 			filters = []string{">"}
 		}
 		for _, filter := range filters {
+			if queue && overlaps(filter, waiting) {
+				found.add("consumer %s of stream %s reads %q, and copies wait to be due under %q: what it acknowledges is deleted from a work queue, so messages would be lost; change its filter, or set NakDeferrals",
+					other.Name, s.set.Stream, filter, waiting)
+				continue
+			}
 			for _, c := range copies {
-				if overlaps(filter, c) {
+				if overlaps(filter, c) && !s.set.AllowSharedCopies {
 					found.add("consumer %s of stream %s reads %q, and deferred copies come under %q: what consumer %s defers would reach it once more; set ReturnSubject in the source's config and change filters so that no other consumer reads those, or set AllowSharedCopies or NakDeferrals",
 						other.Name, s.set.Stream, filter, c, s.set.Consumer)
 				}
 			}
 		}
 	}
-	return errors.Join(found...)
+	return nil
 }
 
 func (s *Source) facts(sc jetstream.StreamConfig, cc jetstream.ConsumerConfig) facts {
 	f := facts{
 		ackWait: cc.AckWait, maxAckPending: cc.MaxAckPending, maxAge: sc.MaxAge,
 		batch: s.set.Batch, heartbeat: s.set.Heartbeat, expires: 3 * s.set.Heartbeat,
-		pullSubject: apiPrefix(s.js.Options()) + "CONSUMER.MSG.NEXT." + s.set.Stream + "." + s.set.Consumer,
+		pullSubject: s.pullSubject(),
 	}
 	if most := cc.MaxRequestBatch; most > 0 {
 		f.batch = min(f.batch, most)
@@ -168,6 +180,10 @@ func (s *Source) facts(sc jetstream.StreamConfig, cc jetstream.ConsumerConfig) f
 		f.heartbeat = min(f.heartbeat, f.expires/2)
 	}
 	return f
+}
+
+func (s *Source) pullSubject() string {
+	return apiPrefix(s.js.Options()) + "CONSUMER.MSG.NEXT." + s.set.Stream + "." + s.set.Consumer
 }
 
 func apiPrefix(o jetstream.JetStreamOptions) string {
@@ -254,6 +270,9 @@ func (s *Source) checkSchedules(found *problems, sc jetstream.StreamConfig, cc j
 func (s *Source) checkDeadLetters(found *problems, c jetstream.StreamConfig) {
 	if !anyCovers(c.Subjects, s.set.DeadLetterSubject) {
 		found.add("dead-letter stream %s: its subjects %q do not take in %q; add it", c.Name, c.Subjects, s.set.DeadLetterSubject)
+	}
+	if c.Retention == jetstream.InterestPolicy {
+		found.add("dead-letter stream %s: Retention is Interest: a dead letter is confirmed and not kept unless a consumer wants it; use Limits", c.Name)
 	}
 	if c.NoAck {
 		found.add("dead-letter stream %s: NoAck is set, so dead letters cannot be confirmed; unset it", c.Name)

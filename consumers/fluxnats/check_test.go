@@ -184,6 +184,25 @@ func TestRunRefusesAnUnfitSetup(t *testing.T) {
 			want:   []string{`dead-letter stream DLQ_S: its subjects ["dlq.S.other"]`, `"dlq.S.c"`},
 		},
 		{
+			name:   "dead letters that nobody keeps",
+			change: func(_ *streamConfig, _ *consumerConfig, d *streamConfig) { d.Retention = jetstream.InterestPolicy },
+			want:   []string{"dead-letter stream DLQ_S: Retention is Interest", "use Limits"},
+		},
+		{
+			name: "a filter of a work queue too wide",
+			change: func(s *streamConfig, c *consumerConfig, _ *streamConfig) {
+				s.Retention, c.FilterSubject = jetstream.WorkQueuePolicy, ">"
+			},
+			want: []string{`its filter ">" takes in the copies that wait to be due`, `"flux.defer.S.c.*"`},
+		},
+		{
+			name:   "another consumer of a work queue",
+			change: func(s *streamConfig, _ *consumerConfig, _ *streamConfig) { s.Retention = jetstream.WorkQueuePolicy },
+			others: []consumerConfig{{Durable: "o", FilterSubject: "flux.>", AckPolicy: jetstream.AckExplicitPolicy}},
+			cfg:    fluxnats.Config{AllowSharedCopies: true},
+			want:   []string{`consumer o of stream S reads "flux.>"`, `"flux.defer.S.c.*"`, "deleted from a work queue", "NakDeferrals"},
+		},
+		{
 			name:   "another consumer of the same",
 			others: []consumerConfig{{Durable: "o", FilterSubject: "in.a.>"}, {Durable: "p", FilterSubject: "flux.other"}},
 			want:   []string{`consumer o of stream S reads "in.a.>"`, `"in.>"`, "ReturnSubject", "AllowSharedCopies"},

@@ -250,7 +250,10 @@ func (f *flow) leader() time.Time {
 	f.until("a leader", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 		defer cancel()
-		_, err := js.Consumer(ctx, f.name, "c") // the leader alone answers
+		con, err := js.Consumer(ctx, f.name, "c")
+		if err == nil && con.CachedInfo().Cluster.Leader == "" {
+			err = errors.New("one that is none has answered")
+		}
 		return err
 	})
 	return time.Now()

@@ -32,7 +32,8 @@ type Config struct {
 
 	// AllowSharedCopies accepts other consumers of the stream that read what
 	// deferred copies come back under, or are scheduled under. A message that
-	// this source defers reaches them once more.
+	// this source defers reaches them once more. Copies that wait in a work queue
+	// they must not read in any case: they would delete them.
 	// Defaults to false: Run refuses to begin beside such a consumer.
 	AllowSharedCopies bool
 

@@ -119,9 +119,10 @@ func (r *run) keepAlive(now time.Duration) time.Duration {
 }
 
 // watch renews the requests for messages if the server has been silent for two
-// heartbeats, and returns when to look again.
+// heartbeats, or sends them for nothing, and returns when to look again.
 func (r *run) watch(now time.Duration) time.Duration {
-	limit := 2 * r.facts.Load().heartbeat
+	f := r.facts.Load()
+	limit := 2 * f.heartbeat
 	if r.ended() {
 		return limit
 	}
@@ -130,17 +131,19 @@ func (r *run) watch(now time.Duration) time.Duration {
 		return limit
 	}
 	r.mu.Lock()
-	silent := now - r.requests.heard
 	asked := r.requests.asked > 0
+	silent := r.requests.heard + limit - now
+	overdue := r.requests.made + f.expires + f.heartbeat - now
 	r.mu.Unlock()
 	switch {
-	case !asked:
+	case !asked, !r.nc.IsConnected():
 		return limit
-	case silent < limit:
-		return limit - silent
-	}
-	if r.nc.IsConnected() {
+	case silent <= 0:
 		r.lost(errSilent)
+	case overdue <= 0:
+		r.lost(errOverdue)
+	default:
+		return min(silent, overdue)
 	}
 	return limit
 }

@@ -20,6 +20,7 @@ type requests struct {
 	asked    int    // messages asked for in this epoch and not yet received
 	room     int    // of the gate, when it was asked last
 	heard    time.Duration
+	made     time.Duration // when the last of them was
 	retryAt  time.Duration // no request before that
 	failures int           // in a row
 }
@@ -50,12 +51,19 @@ func (q *requests) lose(now time.Duration, why error) (doubtful bool) {
 // ends: those who change a setup often delete it first.
 const recreateTime = 30 * time.Second
 
-// errSilent is two heartbeats that did not come.
-var errSilent = errors.New("the server is silent")
+var (
+	// errSilent is two heartbeats that did not come.
+	errSilent = errors.New("the server is silent")
+
+	// errOverdue is a request that is neither answered nor expired, when it
+	// should have expired a heartbeat ago. It may be lost beside another one that
+	// stands, or the server may have forgotten to look after it.
+	errOverdue = errors.New("the server says nothing of a request that has expired")
+)
 
 // passing reports whether a fault is one that a change of leader explains.
 func passing(why error) bool {
-	return errors.Is(why, errSilent) || errors.Is(why, nats.ErrNoResponders) || errors.Is(why, nats.ErrDisconnected)
+	return errors.Is(why, errSilent) || errors.Is(why, errOverdue) || errors.Is(why, nats.ErrNoResponders) || errors.Is(why, nats.ErrDisconnected)
 }
 
 // pull keeps as many messages on their way as the gate has room for.
@@ -120,8 +128,9 @@ func (r *run) ask(n int) {
 	f := r.facts.Load()
 	r.mu.Lock()
 	q := &r.requests
+	q.made = r.now()
 	if q.asked == 0 {
-		q.heard = r.now()
+		q.heard = q.made
 	}
 	q.asked += n
 	reply := q.inbox + strconv.Itoa(q.epoch)

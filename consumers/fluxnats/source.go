@@ -35,7 +35,8 @@ func New(js jetstream.JetStream, cfg Config) (*Source, error) {
 	return &Source{js: js, set: set}, nil
 }
 
-// Run checks the stream, the consumer and the dead-letter stream, and then
+// Run checks the stream, the consumer, the dead-letter stream and what the
+// connection may do, and then
 // delivers messages into in until ctx ends. Then it hands the messages that the
 // gate gives up back to the server at once, keeps those that are still in a
 // handler from redelivery, and returns nil when all are settled.

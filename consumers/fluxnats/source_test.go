@@ -280,6 +280,50 @@ func TestLostRequestIsRenewed(t *testing.T) {
 	})
 }
 
+// A request that the server neither answers nor ends, while it goes on to say that
+// it stands, is made again when it should have expired.
+func TestRequestThatIsForgottenBesideHeartbeats(t *testing.T) {
+	bubble(t, func(e *env) {
+		e.source(fluxnats.Config{}, fluxnats.Layout{})
+		var deaf atomic.Bool
+		var reply atomic.Pointer[string]
+		deaf.Store(true)
+		nc := e.dial(&line{drop: func(b []byte) bool {
+			if !deaf.Load() || !bytes.Contains(b, []byte("CONSUMER.MSG.NEXT")) {
+				return false
+			}
+			fields := strings.Fields(string(b[bytes.Index(b, []byte("CONSUMER.MSG.NEXT")):]))
+			reply.Store(&fields[1])
+			return true
+		}})
+		defer nc.Close()
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		src := e.sourceOn(js, fluxnats.Config{})
+		var seen tally
+		var came time.Duration
+		start := time.Now()
+		r := e.run(src, newIntake(64, func(ctx context.Context, d delivery) {
+			came = time.Since(start)
+			seen.add(d.Message())
+			e.must(d.Ack(ctx))
+		}))
+		e.publish(1)
+		for range 20 {
+			time.Sleep(500 * time.Millisecond)
+			deaf.Store(false)
+			e.must(e.nc.PublishMsg(&nats.Msg{Subject: *reply.Load(), Header: nats.Header{"Status": {"100"}, "Description": {"Idle Heartbeat"}}}))
+		}
+		r.stop()
+		seen.exactly(e.T, 1)
+		if came > 4100*time.Millisecond || came < 3*time.Second {
+			t.Errorf("message came after %v", came)
+		}
+	})
+}
+
 // A publisher cannot make a message look like a word of the server.
 func TestMessageThatLooksLikeAStatus(t *testing.T) {
 	bubble(t, func(e *env) {
@@ -374,12 +418,22 @@ func TestRunEndsWhenTheConnectionIsClosed(t *testing.T) {
 	})
 }
 
+// What the source may not do is found before the first message is taken, if the
+// server answers the question, and else as soon as it is tried.
 func TestRunEndsWhenTheServerDenies(t *testing.T) {
-	allowAll := []string{">"}
-	for name, deny := range map[string]struct{ pub, sub []string }{
-		"requests": {pub: []string{"$JS.API.CONSUMER.MSG.NEXT.>"}},
-		"info":     {pub: []string{"$JS.API.CONSUMER.INFO.>"}},
-		"acks":     {pub: []string{"$JS.ACK.>"}},
+	const ask = "$SYS.REQ.USER.INFO"
+	for name, c := range map[string]struct {
+		pub, sub []string // denied
+		want     string   // that is refused at the start, and what for
+	}{
+		"requests":                {pub: []string{"$JS.API.CONSUMER.MSG.NEXT.>"}, want: `"$JS.API.CONSUMER.MSG.NEXT.S.c"; allow it`},
+		"acks":                    {pub: []string{"$JS.ACK.>"}, want: `"$JS.ACK.S.c.>"; allow it`},
+		"deferred copies":         {pub: []string{"flux.>"}, want: `"flux.defer.S.c.*"; allow it`},
+		"dead letters":            {pub: []string{"dlq.*.c"}, want: `"dlq.S.c"; allow it`},
+		"info":                    {pub: []string{"$JS.API.CONSUMER.INFO.>"}},
+		"the inbox":               {sub: []string{"_INBOX.>"}},
+		"requests, and no answer": {pub: []string{ask, "$JS.API.CONSUMER.MSG.NEXT.>"}},
+		"acks, and no answer":     {pub: []string{ask, "$JS.ACK.>"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(e *env) {
@@ -394,7 +448,8 @@ func TestRunEndsWhenTheServerDenies(t *testing.T) {
 				ctx, cancel := context.WithTimeout(e.Context(), time.Minute)
 				defer cancel()
 				start := time.Now()
-				err = e.sourceOn(js, fluxnats.Config{}).Run(ctx, newIntake(64, func(ctx context.Context, d delivery) {
+				src := e.sourceOn(js, fluxnats.Config{})
+				err = src.Run(ctx, newIntake(64, func(ctx context.Context, d delivery) {
 					e.must(d.Ack(ctx))
 				}))
 				if !errors.Is(err, nats.ErrPermissionViolation) {
@@ -403,12 +458,15 @@ func TestRunEndsWhenTheServerDenies(t *testing.T) {
 				if took := time.Since(start); took > 20*time.Second {
 					t.Errorf("took %v", took)
 				}
+				if c.want != "" && (!errors.Is(err, fluxnats.ErrSetup) || !strings.Contains(err.Error(), "user u may not publish to "+c.want) || src.Stats().Pulls != 0) {
+					t.Errorf("no word of %s in: %v", c.want, err)
+				}
 			}, func(o *server.Options) {
 				o.Users = []*server.User{
 					{Username: "admin", Password: "admin"},
 					{Username: "u", Password: "u", Permissions: &server.Permissions{
-						Publish:   &server.SubjectPermission{Allow: allowAll, Deny: deny.pub},
-						Subscribe: &server.SubjectPermission{Allow: allowAll, Deny: deny.sub},
+						Publish:   &server.SubjectPermission{Allow: []string{">"}, Deny: c.pub},
+						Subscribe: &server.SubjectPermission{Allow: []string{">"}, Deny: c.sub},
 					}},
 				}
 			})
