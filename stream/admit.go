@@ -68,15 +68,17 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 		}
 		return
 	}
-	r.park(e)
+	if turn > now {
+		r.tellParked(e, turn, now)
+	}
+	r.park(e, now)
 	r.sched.arrange(t, now)
 }
 
 // park makes e wait for its turn, or for that of the messages of its key.
-func (r *run[M]) park(e *entry[M]) {
+func (r *run[M]) park(e *entry[M], now int64) {
 	t, k := e.tenant, e.key
-	t.waiting++
-	r.waiting++
+	r.count(t, 1, now)
 	t.queued += e.cost
 	if k != nil && k.mustFollow(e.order) {
 		k.block(e)
@@ -261,6 +263,8 @@ func (r *run[M]) age(e *entry[M], now int64) int64 {
 // turn. It is in no list.
 func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 	t, p := e.tenant, &r.cfg.Policy
+	t.tally(now)
+	t.denials++
 	turn = min(turn, now+never)
 	f := &fate{outcome: p.OnDenied, reason: reason, granted: unset}
 	switch reason {
@@ -340,7 +344,7 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 		e.deferrals++
 	}
 	if f.outcome == Defer && !r.defers {
-		r.pause(e, turn)
+		r.pause(e, turn, now)
 		return
 	}
 	if f.outcome == Defer {
@@ -351,14 +355,13 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 }
 
 // pause makes e wait in memory for its next attempt.
-func (r *run[M]) pause(e *entry[M], until int64) {
+func (r *run[M]) pause(e *entry[M], until, now int64) {
 	if r.draining || e.revoked() {
 		r.leave(e) // nobody else would take it out
 		return
 	}
 	e.state = stateBackoff
-	e.tenant.waiting++
-	r.waiting++
+	r.count(e.tenant, 1, now)
 	r.delayed.push(e, until)
 }
 

@@ -71,35 +71,57 @@ func (s *benchSource) Run(ctx context.Context, in stream.Intake[*benchMessage]) 
 // set up, are not counted.
 func BenchmarkGate(b *testing.B) {
 	for _, limit := range []gcra.Limit{gcra.Unlimited(), gcra.PerSecond(1_000_000_000)} {
-		b.Run(limit.String(), func(b *testing.B) {
-			lim, err := flux.New(flux.Config[string]{Limit: limit})
-			if err != nil {
-				b.Fatal(err)
-			}
-			gate, err := stream.New(stream.Config[*benchMessage]{
-				Limiter: lim, Tenant: func(m *benchMessage) string { return m.tenant },
-			})
-			if err != nil {
-				b.Fatal(err)
-			}
-			src := newBenchSource(1000)
-			src.n = b.N + 10_000
-			b.ReportAllocs()
-			var count atomic.Int64
-			if err := gate.Run(b.Context(), src, func(context.Context, *benchMessage) error {
-				if count.Add(1) == 10_000 {
-					b.ResetTimer()
-				}
-				return nil
-			}); err != nil {
-				b.Fatal(err)
-			}
-			b.StopTimer()
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "Mmsg/s")
-			if n := src.settled.Load(); n != int64(src.n) {
-				b.Fatalf("%d settled, want %d", n, src.n)
-			}
-		})
+		b.Run(limit.String(), func(b *testing.B) { benchGate(b, limit, stream.Hooks{}) })
+	}
+}
+
+func benchGate(b *testing.B, limit gcra.Limit, hooks stream.Hooks) {
+	b.Helper()
+	lim, err := flux.New(flux.Config[string]{Limit: limit})
+	if err != nil {
+		b.Fatal(err)
+	}
+	gate, err := stream.New(stream.Config[*benchMessage]{
+		Limiter: lim, Tenant: func(m *benchMessage) string { return m.tenant }, Hooks: hooks,
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	src := newBenchSource(1000)
+	src.n = b.N + 10_000
+	b.ReportAllocs()
+	var count atomic.Int64
+	if err := gate.Run(b.Context(), src, func(context.Context, *benchMessage) error {
+		if count.Add(1) == 10_000 {
+			b.ResetTimer()
+		}
+		return nil
+	}); err != nil {
+		b.Fatal(err)
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "Mmsg/s")
+	if n := src.settled.Load(); n != int64(src.n) {
+		b.Fatalf("%d settled, want %d", n, src.n)
+	}
+}
+
+// BenchmarkHooks is the cost of a message with hooks that do nothing, beside one
+// without hooks.
+func BenchmarkHooks(b *testing.B) {
+	for name, hooks := range map[string]stream.Hooks{
+		"none": {},
+		"all": {
+			Parked:        func(stream.Info, time.Duration) {},
+			Admitted:      func(stream.Info) {},
+			Failed:        func(stream.Info, error, stream.Outcome, time.Duration) {},
+			Settled:       func(stream.Info, stream.Outcome, stream.Reason) {},
+			SettleFailed:  func(stream.Info, stream.Outcome, error, time.Duration) {},
+			Released:      func(stream.Info, bool) {},
+			LimiterFailed: func(string, error) {},
+		},
+	} {
+		b.Run(name, func(b *testing.B) { benchGate(b, gcra.Unlimited(), hooks) })
 	}
 }
 

@@ -68,7 +68,7 @@ func (t *tenant[M]) slot(e *entry[M], now int64) int64 {
 // grant gives the head of t, which the limiter has admitted at at, to w.
 func (r *run[M]) grant(w *worker[M], t *tenant[M], at, now int64) {
 	e, start := r.sched.take(t)
-	r.unpark(e)
+	r.unpark(e, now)
 	e.state = stateRunning
 	e.denied = unset
 	if t.picked != unset && t.pressed {
@@ -118,6 +118,8 @@ func (r *run[M]) await(t *tenant[M], e *entry[M], d flux.Decision, at, due, now 
 	if reason := r.late(e, due, e.denied, now); reason != ReasonNone {
 		t.grantAt = unset
 		r.evict(e, reason, due, now)
+	} else {
+		r.tellParked(e, due, now)
 	}
 	r.trim(t, d, at, now)
 }
@@ -190,7 +192,7 @@ func (r *run[M]) trim(t *tenant[M], d flux.Decision, at, now int64) {
 // evict denies e, which waits for its turn at due.
 func (r *run[M]) evict(e *entry[M], reason Reason, due, now int64) {
 	e.tenant.dequeue(e)
-	r.unpark(e)
+	r.unpark(e, now)
 	r.deny(e, reason, due, now)
 	if e.key != nil {
 		r.follow(e.key, now)
@@ -202,7 +204,7 @@ func (r *run[M]) evict(e *entry[M], reason Reason, due, now int64) {
 func (r *run[M]) undecided(w *worker[M], t *tenant[M], e *entry[M], err error, now int64) {
 	if errors.Is(err, gcra.ErrExceedsBurst) {
 		t.dequeue(e)
-		r.unpark(e)
+		r.unpark(e, now)
 		r.decide(e, &fate{outcome: DeadLetter, reason: ReasonOversize, err: err, granted: unset})
 		r.sched.arrange(t, now)
 		return
@@ -214,6 +216,7 @@ func (r *run[M]) undecided(w *worker[M], t *tenant[M], e *entry[M], err error, n
 		t.remote.failedAt = now
 	}
 	t.remote.failures++
+	r.tellLimiterFailed(t, err)
 	switch r.cfg.Policy.OnLimiterError {
 	case FailOpen:
 		r.grant(w, t, now, now)

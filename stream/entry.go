@@ -18,7 +18,19 @@ const (
 	stateSettling                    // owned by a settler
 	stateSettleWait                  // waits to be settled again after a failure
 	stateLeaving                     // being released
+	stateLost                        // likewise, because it was revoked
 )
+
+// marks are what else is true of an entry, in a byte of their own because one
+// more would make each entry 16 bytes larger.
+type marks uint8
+
+const (
+	markOrdered marks = 1 << iota // order is from the source, not that of arrival
+	markParked                    // Hooks.Parked was told that it has to wait
+)
+
+func (m marks) has(mark marks) bool { return m&mark != 0 }
 
 // entry is a message that the gate holds. It is kept small, because there may
 // be a million: what only few messages need is in its fate.
@@ -45,7 +57,7 @@ type entry[M any] struct {
 	state               state
 	settling            bool // counted as such in its tenant
 	abandoned           bool // released while its worker was still at it
-	ordered             bool // order is from the source, not that of arrival
+	marks               marks
 }
 
 func (e *entry[M]) setIndex(i int32) { e.index = i }

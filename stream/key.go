@@ -131,7 +131,7 @@ func (r *run[M]) notDeferred(e *entry[M]) {
 // returned is called when e arrives and messages of its key are deferred.
 func (r *run[M]) returned(e *entry[M]) {
 	k := e.key
-	if !e.ordered && e.deferrals+e.attempts > 0 {
+	if !e.marks.has(markOrdered) && e.deferrals+e.attempts > 0 {
 		// The source cannot tell which it is: they come back in order, then.
 		e.order = k.deferred[0].order
 	}
@@ -191,7 +191,7 @@ func (r *run[M]) follow(k *orderKey[M], now int64) {
 		newer := e.next
 		if nth++; !r.stays(k, e.order, nth, now) {
 			k.blocked.remove(e)
-			r.unpark(e)
+			r.unpark(e, now)
 			r.deny(e, ReasonOrder, now, now)
 		}
 		e = newer
@@ -211,8 +211,7 @@ func (r *run[M]) countAwaiting(k *orderKey[M]) {
 }
 
 // unpark takes back what park counted.
-func (r *run[M]) unpark(e *entry[M]) {
-	e.tenant.waiting--
-	r.waiting--
+func (r *run[M]) unpark(e *entry[M], now int64) {
+	r.count(e.tenant, -1, now)
 	e.tenant.queued -= e.cost
 }

@@ -81,7 +81,7 @@ func (r *run[M]) repay(t *tenant[M], n int, now int64) {
 		for e != nil {
 			next := e.next
 			k.blocked.remove(e)
-			r.unpark(e)
+			r.unpark(e, now)
 			r.deny(e, ReasonShare, turn, now)
 			e = next
 		}

@@ -73,7 +73,8 @@ type run[M any] struct {
 	settlers int     // asleep
 	settle   sync.Cond
 
-	leaving   list[M] // to be released once the mutex is free
+	leaving   list[M]  // to be released once the mutex is free
+	calls     []func() // of hooks, likewise
 	watches   map[<-chan struct{}]*watch[M]
 	lingering lingering[M]
 
@@ -138,7 +139,12 @@ func (r *run[M]) unlock(now int64) {
 			close(r.empty)
 		}
 	}
+	calls := r.calls
+	r.calls = nil
 	r.mu.Unlock()
+	for _, call := range calls {
+		call()
+	}
 }
 
 // release lets go of the entries that leave unsettled. It unlocks meanwhile.
@@ -148,10 +154,14 @@ func (r *run[M]) release(now int64) {
 	r.mu.Unlock()
 	for e := leaving.first; e != nil; e = e.next {
 		e.delivery.Release()
+		if e.revoked() {
+			e.state = stateLost
+		}
+		r.tellReleased(e, unset, e.state == stateLost)
 	}
 	r.mu.Lock()
 	for e := leaving.pop(); e != nil; e = leaving.pop() {
-		if e.revoked() {
+		if e.state == stateLost {
 			r.totals.Revoked++
 		} else {
 			r.totals.Released++

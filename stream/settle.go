@@ -100,13 +100,10 @@ func (r *run[M]) settleOne(e *entry[M]) error {
 	default:
 		err = e.delivery.Ack(ctx)
 	}
-	if hook := r.cfg.Hooks.Settled; hook != nil && err == nil {
-		facts := r.facts(e, e.fate.granted)
-		if e.fate.failed {
-			facts.attempts--
-		}
-		hook(facts.info(), e.fate.outcome, e.fate.reason)
+	if err != nil {
+		e.fate.tries++
 	}
+	r.tellSettled(e, e.fate, err)
 	return err
 }
 
@@ -133,7 +130,6 @@ func (r *run[M]) settled(e *entry[M], err error, now int64) {
 		r.totals.Revoked++
 		r.finish(e, now)
 	default:
-		e.fate.tries++
 		r.settleFailed(e, now)
 	}
 }
@@ -153,8 +149,11 @@ func (r *run[M]) settleFailed(e *entry[M], now int64) {
 		return
 	}
 	e.state = stateSettleWait
-	r.delayed.push(e, now+int64(doubled(50*time.Millisecond, e.fate.tries-1, maxPause)))
+	r.delayed.push(e, now+int64(settlePause(e.fate.tries)))
 }
+
+// settlePause returns how long to wait after so many failed tries to settle.
+func settlePause(tries int) time.Duration { return doubled(50*time.Millisecond, tries-1, maxPause) }
 
 // giveUp lets go of e, whose fate was decided, unsettled.
 func (r *run[M]) giveUp(e *entry[M]) {

@@ -46,8 +46,34 @@ type soak struct {
 
 	keyed, revokes, restarts, faults, failing, remote bool
 
-	mu sync.Mutex // guards what follows
-	r  *rand.Rand // of what runs concurrently
+	mu   sync.Mutex   // guards what follows
+	r    *rand.Rand   // of what runs concurrently
+	told stream.Stats // what the hooks say that there was
+}
+
+// hooks count what they are told.
+func (s *soak) hooks() stream.Hooks {
+	count := func(n *int64) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		*n++
+	}
+	return stream.Hooks{
+		Settled: func(_ stream.Info, outcome stream.Outcome, _ stream.Reason) {
+			count(map[stream.Outcome]*int64{
+				stream.Process: &s.told.Processed, stream.Defer: &s.told.Deferred,
+				stream.DeadLetter: &s.told.DeadLettered, stream.Drop: &s.told.Dropped,
+			}[outcome])
+		},
+		SettleFailed: func(stream.Info, stream.Outcome, error, time.Duration) { count(&s.told.SettleErrors) },
+		Released: func(_ stream.Info, revoked bool) {
+			if revoked {
+				count(&s.told.Revoked)
+			} else {
+				count(&s.told.Released)
+			}
+		},
+	}
 }
 
 func newSoak(t *testing.T, seed uint64) *soak {
@@ -82,6 +108,7 @@ func newSoak(t *testing.T, seed uint64) *soak {
 		Window:  4 + s.rng.IntN(200),
 		Workers: 1 + s.rng.IntN(12),
 		Policy:  stream.Policy{MaxDeferrals: -1, MaxAttempts: -1},
+		Hooks:   s.hooks(),
 	}
 	s.cfg.TenantWorkers = 1 + s.rng.IntN(s.cfg.Workers)
 	if s.keyed {
@@ -275,6 +302,9 @@ func (s *soak) check(gate *stream.Gate[*streamtest.Message]) {
 	if s.t.Failed() {
 		s.t.Logf("keyed %v revokes %v restarts %v faults %v failing %v remote %v, window %d workers %d/%d MaxWait %v",
 			s.keyed, s.revokes, s.restarts, s.faults, s.failing, s.remote, s.cfg.Window, s.cfg.Workers, s.cfg.TenantWorkers, s.cfg.Policy.MaxWait)
+	}
+	if stats := gate.Stats(); stats != s.told {
+		s.t.Errorf("stats %+v: hooks were told of %+v", stats, s.told)
 	}
 	if stats := gate.Stats(); stats.Processed+stats.DeadLettered != int64(h.Count(streamtest.Acked)+h.Count(streamtest.DeadLettered)) {
 		s.t.Errorf("stats %+v: %d acknowledged, %d dead-lettered", stats, h.Count(streamtest.Acked), h.Count(streamtest.DeadLettered))

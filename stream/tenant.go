@@ -35,6 +35,15 @@ type tenant[M any] struct {
 	// Fair queueing, see scheduler.
 	where place
 	index int32
+
+	latched  int32 // messages in the deferred lists of its keys
+	awaiting int32 // messages blocked by nothing but a deferred one
+
+	// The tally, see there.
+	tallied uint32  // when it was brought up to date, in ticks
+	waited  float32 // what its messages have waited in memory, all together, in ticks
+	denials uint32  // how many of them were not allowed to
+
 	start int64 // virtual, of its next message, or earlier than it
 
 	// What is needed to correct charges: when virtual time had overtaken start
@@ -59,8 +68,6 @@ type tenant[M any] struct {
 	picked int64 // when the last one went
 	since  int64 // when it began to have messages
 
-	latched    int32      // messages in the deferred lists of its keys
-	awaiting   int32      // messages blocked by nothing but a deferred one
 	prev, next *tenant[M] // among the idle ones
 }
 
@@ -148,7 +155,7 @@ func (r *run[M]) tenant(a *arrival[M], now int64) *tenant[M] {
 	t := r.tenants[a.tenant]
 	switch {
 	case t == nil:
-		t = &tenant[M]{name: a.tenant, grantAt: unset, lastGrant: unset, horizon: unset, again: unset, picked: unset, lookAt: unset, since: now}
+		t = &tenant[M]{name: a.tenant, grantAt: unset, lastGrant: unset, horizon: unset, again: unset, picked: unset, lookAt: unset, since: now, tallied: ticks(now)}
 		switch {
 		case a.tenant == "":
 			// It is never asked for.

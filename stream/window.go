@@ -13,8 +13,10 @@ func (r *run[M]) entry(a *arrival[M], t *tenant[M], now int64) *entry[M] {
 	e.attempts, e.deferrals = int32(a.meta.Attempts), int32(a.meta.Deferrals)
 	e.published, e.delivered, e.denied = unixNano(a.meta.Time), now, unset
 	r.arrivals++
-	e.arrival, e.order, e.ordered = r.arrivals, a.meta.Order, a.meta.Order != 0
-	if !e.ordered {
+	e.arrival, e.order = r.arrivals, a.meta.Order
+	if e.order != 0 {
+		e.marks |= markOrdered
+	} else {
 		e.order = r.firstOrder + r.arrivals
 	}
 	e.key = r.key(a, t)
@@ -60,15 +62,14 @@ func (r *run[M]) withdraw(e *entry[M], now int64) {
 	switch e.state {
 	case stateQueued, stateEarly:
 		t.dequeue(e)
-		r.unpark(e)
+		r.unpark(e, now)
 	case stateBlocked:
 		e.key.blocked.remove(e)
-		r.unpark(e)
+		r.unpark(e, now)
 		r.countAwaiting(e.key)
 	case stateBackoff:
 		r.delayed.remove(e.index)
-		t.waiting--
-		r.waiting--
+		r.count(t, -1, now)
 	case stateSettle:
 		r.settles.remove(e)
 	case stateSettleWait:
@@ -78,13 +79,4 @@ func (r *run[M]) withdraw(e *entry[M], now int64) {
 	}
 	r.sched.arrange(t, now)
 	r.giveUp(e)
-}
-
-// facts returns what hooks and handlers may want to know of e.
-func (r *run[M]) facts(e *entry[M], granted int64) facts {
-	return facts{
-		clock: &r.clock, tenant: e.tenant.name, cost: e.cost,
-		published: e.published, delivered: e.delivered, granted: granted,
-		attempts: e.attempts, deferrals: e.deferrals,
-	}
 }

@@ -115,10 +115,7 @@ func (r *run[M]) sleep() {
 // done by an acknowledgement.
 func (r *run[M]) process(w *worker[M], handle Handler[M]) {
 	e := w.entry
-	if hook := r.cfg.Hooks.Admitted; hook != nil {
-		facts := r.facts(e, w.granted)
-		hook(facts.info())
-	}
+	r.tellAdmitted(e, w.granted)
 	parent := r.handling
 	if e.watch != nil {
 		parent = e.watch.ctx
@@ -180,24 +177,24 @@ func (r *run[M]) conclude(j *job[M], err error, stack []byte) {
 		j.verdict = verdictGone
 	case e.revoked():
 		e.delivery.Release()
+		r.tellReleased(e, j.granted, true)
 		j.verdict = verdictRevoked
 	case err == nil:
 		r.acknowledge(j)
 	default:
 		r.failed(j, err, stack)
+		r.tellFailed(e, j.fate, j.verdict, j.backoff)
 	}
 }
 
 // acknowledge settles a message that was processed. If that fails the settlers
 // go on with it.
 func (r *run[M]) acknowledge(j *job[M]) {
-	switch err := j.entry.delivery.Ack(r.settling); {
+	err := j.entry.delivery.Ack(r.settling)
+	r.tellAcknowledged(j.entry, j.granted, err)
+	switch {
 	case err == nil:
 		j.verdict = verdictDone
-		if hook := r.cfg.Hooks.Settled; hook != nil {
-			facts := r.facts(j.entry, j.granted)
-			hook(facts.info(), Process, ReasonNone)
-		}
 	case errors.Is(err, ErrRevoked):
 		j.verdict = verdictRevoked
 	default:
@@ -252,7 +249,7 @@ func (r *run[M]) handIn(j *job[M], now int64) {
 		r.totals.Revoked++
 		r.complete(e, now)
 	case verdictRetry:
-		r.pause(e, now+min(int64(j.backoff), never))
+		r.pause(e, now+min(int64(j.backoff), never), now)
 	case verdictLater:
 		due := now + min(int64(j.backoff), never)
 		until := due
