@@ -213,7 +213,7 @@ func (r *run[M]) surplusAway(t *tenant[M], d flux.Decision, now int64) bool {
 	// Those that are away come back at the pace that was known when they went.
 	// If the limit was raised since, what it grants beyond that is for others.
 	if raised := pace < t.pace-t.pace/4; raised || t.horizon <= now {
-		t.horizon = unset
+		t.horizon, t.again = unset, unset
 	}
 	t.pace = pace
 	return t.horizon > now

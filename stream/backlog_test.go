@@ -47,3 +47,28 @@ func TestKeyedBacklog(t *testing.T) {
 		})
 	}
 }
+
+// TestKeyedBacklogAfterARaise holds that messages which came back to no place
+// under a low limit do not keep those waiting that come back under a higher one.
+func TestKeyedBacklogAfterARaise(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil, byKey(stream.Config[*parcel]{Window: 8, TenantWindow: 2}), nil)
+		limit := func(l gcra.Limit, version uint64) {
+			t.Helper()
+			if err := r.lim.SetDefault(l, version); err != nil {
+				t.Fatal(err)
+			}
+		}
+		back := func(name string) *parcel {
+			return &parcel{name: name, tenant: "a", key: name, meta: stream.Meta{Deferrals: 1}}
+		}
+		limit(gcra.PerHour(1), 1)
+		r.deliver(back("k0"), back("k1"), back("k2"), back("k3"))
+		r.forget()
+		limit(gcra.PerSecond(1), 2)
+		r.deliver(back("l1"), back("l2"), back("l3"))
+		time.Sleep(10 * time.Second)
+		r.want("1s l1 run", "1s l1 ack", "2s l2 run", "2s l2 ack", "0s l3 defer share_exceeded 2s deferrals 2")
+		r.end()
+	})
+}

@@ -62,7 +62,10 @@ type Delivery[M any] interface {
 	Ack(ctx context.Context) error
 
 	// Defer hands the message back to be delivered again at d.Until. It is
-	// durable: it returns after the broker confirmed.
+	// durable: it returns after the broker confirmed. A source whose delays are
+	// coarse must not deliver it before that, or the gate has to defer it again,
+	// each time behind all others. Half of [Policy.MaxWait] late does no harm, but
+	// where order matters messages should be late in their order.
 	Defer(ctx context.Context, d Deferral) error
 
 	// DeadLetter moves the message to where it waits for a person. It is
