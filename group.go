@@ -10,9 +10,19 @@ type group[K comparable] struct {
 	done  <-chan struct{}
 	unset func() bool // calls the call off
 
-	// answer takes the results of a group that is a Stream instead: it sees to
-	// the end of its context by itself, and keeps no list.
-	answer func(*waiter[K], Result)
+	// answer takes the results of a group that is a Stream's instead, which sees
+	// to the end of its context by itself. It is called with the room's lock
+	// held.
+	answer func(key K, w *waiter[K], res Result)
+}
+
+// add makes w one of them.
+func (g *group[K]) add(w *waiter[K]) {
+	w.group = g
+	if g.head != nil {
+		w.gnext, g.head.gprev = g.head, w
+	}
+	g.head = w
 }
 
 // enroll lets w, which has just joined, leave with ctx.
@@ -27,17 +37,13 @@ func (r *room[K]) enroll(ctx context.Context, w *waiter[K]) {
 		g.unset = context.AfterFunc(ctx, func() { r.dismiss(g, ctx.Err()) })
 		r.groups[done] = g
 	}
-	w.group = g
-	if g.head != nil {
-		w.gnext, g.head.gprev = g.head, w
-	}
-	g.head = w
+	g.add(w)
 }
 
 // ungroup takes w out of its group.
 func (r *room[K]) ungroup(w *waiter[K]) {
 	g := w.group
-	if g == nil || g.answer != nil {
+	if g == nil {
 		return
 	}
 	if w.gprev != nil {
@@ -49,7 +55,7 @@ func (r *room[K]) ungroup(w *waiter[K]) {
 		w.gnext.gprev = w.gprev
 	}
 	w.group, w.gnext, w.gprev = nil, nil, nil
-	if g.head == nil {
+	if g.head == nil && g.unset != nil {
 		g.unset()
 		delete(r.groups, g.done)
 	}
@@ -61,8 +67,11 @@ func (r *room[K]) dismiss(g *group[K], err error) {
 	defer r.unlock()
 	now := r.lim.Now()
 	for g.head != nil {
-		if w := g.head; r.cancel(w, now, err) {
-			w.to <- Result{Err: err}
+		w, q := g.head, g.head.queue
+		if r.advance(q, now); w == g.head { // its turn has not come by now
+			r.strike(w, now, err)
+			r.tell(q.key, w, g, Result{Err: err})
 		}
+		r.settle(q, now)
 	}
 }

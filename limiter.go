@@ -117,7 +117,7 @@ type Limiter[K comparable] struct {
 	marked  atomic.Int64 // the sum of marks
 	marks   [1 << 10]atomic.Int32
 	rooms   []room[K]
-	idle    sync.Pool // of *waiter[K], with a channel, for Wait
+	idle    sync.Pool // of *waiter[K], each with an outbox, for Wait
 }
 
 // New returns a limiter, or an error that names the field of cfg that is wrong.

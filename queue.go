@@ -13,12 +13,18 @@ type waiter[K comparable] struct {
 	queue      *queue[K]  // nil before it joins, and once it has left
 	next, prev *waiter[K] // in its queue
 	n          int64
-	to         chan Result // has room for the only result; nil if group answers
+
+	// to is where the result goes: an outbox or, of a request of a Stream, its
+	// value, to come back with the answer of the group.
+	to any
 
 	// The group that w belongs to, if any, and its place in it.
 	group        *group[K]
 	gnext, gprev *waiter[K]
 }
+
+// outbox is a channel with room for the only result.
+type outbox chan Result
 
 // queue is the line of those who wait for one key. It owns the key's schedule:
 // while anyone waits, turns come when the limit has them, whenever it is that a

@@ -12,6 +12,7 @@ import (
 type Reservation[K comparable] struct {
 	room *room[K]
 	w    waiter[K]
+	to   outbox
 	had  bool // the turn has come, as far as anyone looked
 }
 
@@ -25,7 +26,8 @@ func (l *Limiter[K]) Reserve(ctx context.Context, key K, n int64) (*Reservation[
 	r := &Reservation[K]{room: l.room(l.hash(key))}
 	d, done, err := l.try(ctx, key, n)
 	if !done {
-		r.w.n, r.w.to = n, make(chan Result, 1)
+		r.to = make(outbox, 1)
+		r.w.n, r.w.to = n, r.to
 		d, err = r.room.join(ctx, key, &r.w, false)
 	}
 	if err != nil {
@@ -53,7 +55,7 @@ func (r *Reservation[K]) Delay() time.Duration {
 		return time.Duration(r.room.lim.terms.Load().pace.until(q.turn(&r.w)) - now)
 	}
 	select {
-	case res := <-r.w.to:
+	case res := <-r.to:
 		r.had = res.Err == nil
 	default:
 	}

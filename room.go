@@ -53,8 +53,11 @@ func (l *Limiter[K]) openRooms() {
 
 // room returns the room of the keys with this hash.
 func (l *Limiter[K]) room(hash uint64) *room[K] {
-	return &l.rooms[hash>>32&uint64(len(l.rooms)-1)]
+	return &l.rooms[l.roomNumber(hash)]
 }
+
+// roomNumber returns its place among them.
+func (l *Limiter[K]) roomNumber(hash uint64) uint64 { return hash >> 32 & uint64(len(l.rooms)-1) }
 
 // mark returns the mark of the keys with this hash. It counts those that have a
 // queue, or whose limit is being changed: as long as it is 0, which is one load,
@@ -92,7 +95,7 @@ func (r *room[K]) unlock() {
 
 // join lets w wait for key unless its tokens can be had at once, which the
 // decision then says. With together, w leaves when ctx ends; otherwise that is up
-// to the caller.
+// to its group, if it has one, or the caller.
 func (r *room[K]) join(ctx context.Context, key K, w *waiter[K], together bool) (Decision, error) {
 	r.mu.Lock()
 	defer r.unlock()
@@ -146,7 +149,10 @@ func (r *room[K]) enter(ctx context.Context, key K, w *waiter[K], together bool)
 	}
 	q.push(w)
 	l.waiting.Add(1)
-	if together {
+	switch {
+	case w.group != nil:
+		w.group.add(w)
+	case together:
 		r.enroll(ctx, w)
 	}
 	return decision, nil
@@ -193,6 +199,13 @@ func (r *room[K]) cancel(w *waiter[K], now int64, err error) bool {
 	if w.queue == nil {
 		return false
 	}
+	r.strike(w, now, err)
+	return true
+}
+
+// strike takes w out of its queue, which is up to date.
+func (r *room[K]) strike(w *waiter[K], now int64, err error) {
+	q := w.queue
 	first := w == q.head
 	q.unlink(w)
 	r.end(w, Result{Err: err})
@@ -200,7 +213,6 @@ func (r *room[K]) cancel(w *waiter[K], now int64, err error) bool {
 		q.reckon(r.lim.terms.Load().pace.at(now))
 		r.advance(q, now)
 	}
-	return true
 }
 
 // check decides a request for a key that may have a queue.
@@ -297,7 +309,7 @@ func (r *room[K]) clear(err error) {
 		for q.head != nil {
 			w := q.head
 			q.unlink(w)
-			r.result(w, Result{Err: err})
+			r.result(q.key, w, Result{Err: err})
 		}
 		r.file(q, now)
 	}
@@ -310,7 +322,7 @@ func (r *room[K]) advance(q *queue[K], now int64) {
 	t := r.lim.terms.Load()
 	paced := t.pace.at(now)
 	if rule := r.lim.ruleOf(q.key, q.rule); rule != q.rule {
-		q.retime(rule, paced, func(w *waiter[K], err error) { r.result(w, Result{Err: err}) })
+		q.retime(rule, paced, func(w *waiter[K], err error) { r.result(q.key, w, Result{Err: err}) })
 	}
 	for q.head != nil && q.due <= paced {
 		at := max(q.due, paced-maxLate)
@@ -322,19 +334,24 @@ func (r *room[K]) advance(q *queue[K], now int64) {
 		if err == nil {
 			res.Spent = w.n
 		}
-		r.result(w, res)
+		r.result(q.key, w, res)
 	}
 }
 
-// result tells w, which has left its queue, what became of it.
-func (r *room[K]) result(w *waiter[K], res Result) {
+// result tells w, which has left the queue of key, what became of it.
+func (r *room[K]) result(key K, w *waiter[K], res Result) {
 	g := w.group
 	r.end(w, res)
-	if w.to == nil {
-		g.answer(w, res)
+	r.tell(key, w, g, res)
+}
+
+// tell hands w, which was in the group g or in none, its result.
+func (r *room[K]) tell(key K, w *waiter[K], g *group[K], res Result) {
+	if g != nil && g.answer != nil {
+		g.answer(key, w, res)
 		return
 	}
-	w.to <- res
+	w.to.(outbox) <- res
 }
 
 // end strikes w, which has left its queue, off everything else.

@@ -2,7 +2,6 @@ package flux
 
 import (
 	"context"
-	"maps"
 	"sync"
 )
 
@@ -32,35 +31,43 @@ type Response[K comparable] struct {
 //
 // It waits like [Limiter.WaitAsync] does, and has the same bounds: a request
 // beyond [Config.MaxKeyWaiters] or [Config.MaxWaiters] comes out at once, to be
-// put off elsewhere, with [ErrTooManyWaiters]. It reads no further while an
-// answer is not received.
+// put off elsewhere, with [ErrTooManyWaiters]. It reads no further while some
+// dozens of answers are not received.
 //
 // The channel that it returns is closed when in was closed and everything is
-// answered, or when ctx has ended. Nothing has been spent for a request that was
-// not answered. One goroutine works for a Stream until then.
+// answered, or when ctx has ended. Nothing has been spent for a request whose
+// answer was not received. One goroutine works for a Stream until then. It is the
+// way for many to wait that takes the least memory: beyond the request, some 40
+// bytes for each.
 func (l *Limiter[K]) Stream(ctx context.Context, in <-chan Request[K]) <-chan Response[K] {
-	out := make(chan Response[K])
-	s := &stream[K]{lim: l, news: make(chan struct{}, 1), waiting: make(map[*waiter[K]]Request[K])}
-	s.group.answer = s.answer
+	out := make(chan Response[K], answersAhead)
+	s := &stream[K]{lim: l, news: make(chan struct{}, 1), groups: make([]group[K], len(l.rooms))}
+	for i := range s.groups {
+		s.groups[i].answer = s.answer
+	}
 	go s.run(orBackground(ctx), in, out)
 	return out
 }
 
+// answersAhead is how many answers may be waiting to be received: with room for
+// none, each of them would cost a change of goroutines.
+const answersAhead = 64
+
 // stream is a Stream at work.
 type stream[K comparable] struct {
-	lim   *Limiter[K]
-	group group[K]
-	news  chan struct{} // holds a token when answers has grown
+	lim    *Limiter[K]
+	groups []group[K]    // those who wait in each of the rooms
+	news   chan struct{} // holds a token when answers has grown
 
-	// Locked by room.result with a room's lock held: no other lock may be taken
-	// under this one.
+	// Locked by answer with a room's lock held: no other lock may be taken under
+	// this one.
 	mu      sync.Mutex
-	waiting map[*waiter[K]]Request[K]
+	waiting int
 	answers []Response[K]
 }
 
 // run moves requests from in to out.
-func (s *stream[K]) run(ctx context.Context, in <-chan Request[K], out chan<- Response[K]) {
+func (s *stream[K]) run(ctx context.Context, in <-chan Request[K], out chan Response[K]) {
 	defer close(out)
 	var ready []Response[K]
 	for {
@@ -88,7 +95,7 @@ func (s *stream[K]) run(ctx context.Context, in <-chan Request[K], out chan<- Re
 			ready = ready[1:]
 		case <-s.news:
 		case <-ctx.Done():
-			s.stop(ready, ctx.Err())
+			s.stop(ready, out, ctx.Err())
 			return
 		}
 	}
@@ -98,30 +105,28 @@ func (s *stream[K]) run(ctx context.Context, in <-chan Request[K], out chan<- Re
 func (s *stream[K]) start(ctx context.Context, req Request[K]) {
 	d, done, err := s.lim.try(ctx, req.Key, req.N)
 	if done {
-		s.add(Response[K]{req, resultOf(d, req.N, err)})
+		s.add(Response[K]{req, resultOf(d, req.N, err)}, 0)
 		return
 	}
-	w := &waiter[K]{n: req.N, group: &s.group}
+	hash := s.lim.hash(req.Key)
+	w := &waiter[K]{n: req.N, to: req.Value, group: &s.groups[s.lim.roomNumber(hash)]}
 	s.mu.Lock()
-	s.waiting[w] = req
+	s.waiting++
 	s.mu.Unlock()
-	if d, err := s.lim.room(s.lim.hash(req.Key)).join(ctx, req.Key, w, false); err != nil || d.Allowed() {
-		s.answer(w, resultOf(d, req.N, err))
+	if d, err := s.lim.room(hash).join(ctx, req.Key, w, false); err != nil || d.Allowed() {
+		s.answer(req.Key, w, resultOf(d, req.N, err))
 	}
 }
 
 // answer takes the result of one that waited.
-func (s *stream[K]) answer(w *waiter[K], res Result) {
-	s.mu.Lock()
-	req := s.waiting[w]
-	delete(s.waiting, w)
-	s.mu.Unlock()
-	s.add(Response[K]{req, res})
+func (s *stream[K]) answer(key K, w *waiter[K], res Result) {
+	s.add(Response[K]{Request[K]{Key: key, N: w.n, Value: w.to}, res}, 1)
 }
 
-// add takes an answer.
-func (s *stream[K]) add(r Response[K]) {
+// add takes an answer, of one that waited or of none.
+func (s *stream[K]) add(r Response[K], waited int) {
 	s.mu.Lock()
+	s.waiting -= waited
 	s.answers = append(s.answers, r)
 	s.mu.Unlock()
 	select {
@@ -137,21 +142,32 @@ func (s *stream[K]) take(spare []Response[K]) ([]Response[K], int) {
 	defer s.mu.Unlock()
 	ready := s.answers
 	s.answers = spare[:0]
-	return ready, len(s.waiting)
+	return ready, s.waiting
 }
 
 // stop ends the waits, and takes back what was granted and nobody received.
-func (s *stream[K]) stop(ready []Response[K], err error) {
-	s.mu.Lock()
-	waiting := maps.Clone(s.waiting)
-	s.mu.Unlock()
-	for w, req := range waiting {
-		s.lim.room(s.lim.hash(req.Key)).leave(w, err)
+func (s *stream[K]) stop(ready []Response[K], out <-chan Response[K], err error) {
+	for i := range s.groups {
+		s.lim.rooms[i].dismiss(&s.groups[i], err)
+	}
+	for {
+		select {
+		case res := <-out:
+			s.takeBack(res)
+			continue
+		default:
+		}
+		break
 	}
 	rest, _ := s.take(nil)
 	for _, res := range append(ready, rest...) {
-		if res.Spent > 0 {
-			_ = s.lim.refundAt(res.Key, s.lim.Now(), res.Spent) // spent a moment ago: n and the limit are valid
-		}
+		s.takeBack(res)
+	}
+}
+
+// takeBack undoes what was granted.
+func (s *stream[K]) takeBack(res Response[K]) {
+	if res.Spent > 0 {
+		_ = s.lim.refundAt(res.Key, s.lim.Now(), res.Spent) // spent a moment ago: n and the limit are valid
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"time"
+	"unsafe"
 
 	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/gcra"
@@ -63,13 +64,16 @@ func openFluxAsync(l limit) limiter {
 	return f
 }
 
+// requestSize is what a caller of Stream keeps of a request in any case.
+const requestSize = int(unsafe.Sizeof(flux.Request[string]{}))
+
 // openFluxStream is flux gating a channel, with an answer for each request in the
 // order of the grants.
 func openFluxStream(l limit) limiter {
 	lim := newFlux(l, 0)
 	f := fluxLimiter(lim)
 	f.park = func(ctx context.Context, keys []string, n int) func(i int) error {
-		in := make(chan flux.Request[string])
+		in := make(chan flux.Request[string], pollSize)
 		out := lim.Stream(ctx, in)
 		go func() {
 			defer close(in)

@@ -23,6 +23,9 @@ func (s summary) String() string { return s.format(number) }
 // over returns s divided by n.
 func (s summary) over(n float64) summary { return summary{s.median / n, s.low / n, s.high / n} }
 
+// less returns s with n taken off.
+func (s summary) less(n float64) summary { return summary{s.median - n, s.low - n, s.high - n} }
+
 func (s summary) format(number func(float64) string) string {
 	median, low, high := number(s.median), number(s.low), number(s.high)
 	if low == high {

@@ -37,7 +37,7 @@ var waitPeers = []peer{
 	{name: "one goroutine that sleeps from turn to turn", open: openSleeper, floor: true, endless: true},
 	{name: "flux Wait", open: openFlux},
 	{name: fluxParked, open: openFluxAsync},
-	{name: "flux Stream", open: openFluxStream},
+	{name: fluxStream, open: openFluxStream},
 	{name: "x/time/rate, sync.Map", open: openXTime},
 	{name: "failsafe-go smooth, sync.Map", open: openFailsafeSmooth},
 	{name: "mennanov/limiters leaky bucket, and sleep", open: openMennanovLeaky},
