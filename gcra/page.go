@@ -67,14 +67,35 @@ func (p *page) find(fp uint64) *slot {
 	}
 }
 
+// search returns the slot of a fingerprint and that of the same key with another
+// owner of its limit, nil where there is none, and the slot that a new
+// fingerprint would get.
+func (p *page) search(fp uint64) (e, other, free *slot) {
+	for i := home(fp); ; i++ {
+		switch s := &p[i]; s.fp.Load() {
+		case fp:
+			e = s
+		case fp ^ ownBit:
+			other = s
+		case 0:
+			return e, other, s
+		}
+	}
+}
+
 // insert gives a fingerprint that is not there a slot.
 func (p *page) insert(fp uint64, tat int64) {
 	i := home(fp)
 	for p[i].fp.Load() != 0 {
 		i++
 	}
-	p[i].tat.Store(tat)
-	p[i].fp.Store(fp)
+	p[i].set(fp, tat)
+}
+
+// set makes a slot that was never used that of a fingerprint.
+func (s *slot) set(fp uint64, tat int64) {
+	s.tat.Store(tat)
+	s.fp.Store(fp)
 }
 
 // live returns how many slots hold the state of a key that is not fresh.

@@ -88,8 +88,7 @@ func (s *shard) rescale(fp uint64, now int64, before, own *Limit) {
 	}
 	for {
 		g, i := s.segment(fp)
-		p := g.page.Load()
-		e := p.find(fp)
+		e, other, free := g.page.Load().search(fp)
 		if e != nil {
 			for tat := e.tat.Load(); tat != moved; tat = e.tat.Load() {
 				if next := Rescale(tat, now, from, to); e.tat.CompareAndSwap(tat, next) {
@@ -98,7 +97,6 @@ func (s *shard) rescale(fp uint64, now int64, before, own *Limit) {
 				}
 			}
 		}
-		other := p.find(fp ^ ownBit)
 		if other == nil || other.tat.Load() == moved {
 			// The key may have used the shared state.
 			s.table.shared.of(own).raise(Rescale(s.table.shared.of(before).load(), now, from, to))
@@ -109,7 +107,7 @@ func (s *shard) rescale(fp uint64, now int64, before, own *Limit) {
 			continue
 		}
 		g.live--
-		s.put(g, i, e, fp, Rescale(other.tat.Swap(moved), now, from, to))
+		s.put(g, i, e, free, fp, Rescale(other.tat.Swap(moved), now, from, to))
 		return
 	}
 }

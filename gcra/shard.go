@@ -142,8 +142,7 @@ func (s *shard) locked(o op, fp uint64, own *Limit, now, n int64) (d Decision, e
 	}
 	for {
 		g, i := s.segment(fp)
-		p := g.page.Load()
-		e := p.find(fp)
+		e, other, free := g.page.Load().search(fp)
 		if e != nil && e.tat.Load() != moved {
 			for {
 				tat := e.tat.Load()
@@ -154,14 +153,14 @@ func (s *shard) locked(o op, fp uint64, own *Limit, now, n int64) (d Decision, e
 				}
 			}
 		}
-		if other := p.find(fp ^ ownBit); other != nil && other.tat.Load() != moved {
+		if other != nil && other.tat.Load() != moved {
 			// The key has got a limit of its own, or lost it.
 			if e == nil && g.used >= fullAt {
 				s.makeRoom(g, i, now)
 				continue
 			}
 			g.live--
-			s.put(g, i, e, fp, other.tat.Swap(moved))
+			s.put(g, i, e, free, fp, other.tat.Swap(moved))
 			continue
 		}
 		if o == opRefund {
@@ -184,7 +183,7 @@ func (s *shard) locked(o op, fp uint64, own *Limit, now, n int64) (d Decision, e
 			continue
 		}
 		if s.table.reserve() {
-			s.put(g, i, e, fp, next)
+			s.put(g, i, e, free, fp, next)
 			return d, err
 		}
 	}
@@ -203,23 +202,24 @@ func (s *shard) segment(fp uint64) (g *segment, i uint64) {
 }
 
 // put makes tat the state of a fingerprint that has none: in e, the slot that
-// it had, or in a new one if e is nil.
-func (s *shard) put(g *segment, i uint64, e *slot, fp uint64, tat int64) {
+// it had, or in a free one if e is nil.
+func (s *shard) put(g *segment, i uint64, e, free *slot, fp uint64, tat int64) {
 	g.live++
 	g.note(tat)
 	if e != nil {
 		e.tat.Store(tat)
 		return
 	}
-	p := g.page.Load()
-	if p == &noPage {
-		p = new(page)
-		g.page.Store(p)
-		d := s.directory.Load()
-		first, n := d.span(i)
-		d.set(g, first, n)
-		s.table.pages.Add(1)
-	}
-	p.insert(fp, tat)
 	g.used++
+	if g.page.Load() != &noPage {
+		free.set(fp, tat)
+		return
+	}
+	p := new(page)
+	p.insert(fp, tat)
+	g.page.Store(p)
+	d := s.directory.Load()
+	first, n := d.span(i)
+	d.set(g, first, n)
+	s.table.pages.Add(1)
 }
