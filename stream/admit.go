@@ -49,6 +49,10 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 		return
 	default:
 	}
+	if e.recalled() {
+		r.leave(e)
+		return
+	}
 	if t.name == "" {
 		r.decide(e, &fate{outcome: r.cfg.Policy.OnNoTenant, reason: ReasonNoTenant})
 		return
@@ -356,7 +360,7 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 
 // pause makes e wait in memory for its next attempt.
 func (r *run[M]) pause(e *entry[M], until, now int64) {
-	if r.draining || e.revoked() {
+	if r.draining || e.revoked() || e.recalled() {
 		r.leave(e) // nobody else would take it out
 		return
 	}

@@ -61,6 +61,8 @@ func (n *naive) Deliver(ctx context.Context, d stream.Delivery[*message]) error 
 	}
 }
 
+func (n *naive) Recall(<-chan struct{}) {}
+
 // must fails the trial: its broker has no faults.
 func (n *naive) must(err error) {
 	if err != nil {

@@ -11,6 +11,8 @@ type watch[M any] struct {
 	revoked <-chan struct{}
 	gone    atomic.Bool // revoked is closed, and that was seen
 
+	recalled bool // what is parked is to be released
+
 	// ctx is what the contexts of its messages' handlers end with.
 	ctx    context.Context //nolint:containedctx // it belongs to the messages, not to a call
 	cancel context.CancelCauseFunc

@@ -42,6 +42,13 @@ type Intake[M any] interface {
 	// error the gate owns the message and will settle or release it; after an
 	// error, which is ctx's or [ErrStopped], it has not taken it.
 	Deliver(ctx context.Context, d Delivery[M]) error
+
+	// Recall asks for messages back that will soon be revoked: those whose
+	// Revoked is that channel. What is parked is released at once; what a handler
+	// has, or is being settled, goes on until the channel is closed, but is not
+	// tried again. A source calls it when it will deliver no more of them, so that
+	// nothing but handlers keeps the next owner waiting.
+	Recall(revoked <-chan struct{})
 }
 
 // Delivery is one message and the ways to settle it. The gate calls exactly

@@ -249,6 +249,7 @@ type gate struct {
 	held   int
 	lanes  map[string][]delivery
 	room   chan struct{}
+	back   map[<-chan struct{}]bool // recalled
 	end    chan struct{}
 	wg     sync.WaitGroup
 	faults []error
@@ -256,6 +257,7 @@ type gate struct {
 
 func (g *gate) run(ctx context.Context, src *fluxkafka.Source) error {
 	g.lanes = make(map[string][]delivery)
+	g.back = make(map[<-chan struct{}]bool)
 	g.room = make(chan struct{}, 1)
 	g.end = make(chan struct{})
 	context.AfterFunc(ctx, func() { close(g.end) })
@@ -270,6 +272,12 @@ func (g *gate) run(ctx context.Context, src *fluxkafka.Source) error {
 }
 
 func (g *gate) Room(ctx context.Context, most int) (int, error) { return most, ctx.Err() }
+
+func (g *gate) Recall(revoked <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.back[revoked] = true
+}
 
 func (g *gate) Deliver(ctx context.Context, d delivery) error {
 	for {
@@ -313,10 +321,16 @@ func (g *gate) work(key string) {
 		}
 		d := g.lanes[key][0]
 		g.lanes[key] = g.lanes[key][1:]
+		recalled := g.back[d.Revoked()]
 		g.mu.Unlock()
 
+		wanted := g.end
+		if recalled {
+			wanted = make(chan struct{})
+			close(wanted)
+		}
 		select {
-		case <-g.end:
+		case <-wanted:
 			d.Release()
 		case <-d.Revoked():
 			d.Release()

@@ -113,9 +113,9 @@ type Config struct {
 	// Defaults to 1 second.
 	HeartbeatInterval time.Duration
 
-	// DrainTimeout is how long a rebalance may wait until the messages that the
-	// gate holds, running and parked, are settled; what is left then is revoked and
-	// delivered again by the next owner. The whole group waits that long at worst.
+	// DrainTimeout is how long a rebalance may wait for the handlers at work; what
+	// is left then is revoked and delivered again by the next owner. The whole group
+	// waits that long at worst. Parked messages go to the next owner at once.
 	// No heartbeat is sent meanwhile, so that the time until the rebalance is
 	// noticed, DrainTimeout and the last commit must fit both SessionTimeout and
 	// RebalanceTimeout.

@@ -21,7 +21,7 @@
 //
 // A message is repeated when a member dies (what it had done since its last
 // commit), when a handler is at work on it at the end of [Config.DrainTimeout] in
-// a rebalance, and when a copy's confirmation was lost: the copies then carry the same flux-id
+// a rebalance (what is parked goes to the next owner at once), and when a copy's confirmation was lost: the copies then carry the same flux-id
 // header.
 //
 // # Order

@@ -66,3 +66,41 @@ func TestRebalanceWaitsForHandlers(t *testing.T) {
 		})
 	}
 }
+
+// A rebalance does not wait for messages that wait for their limit: the next
+// owner has them at once.
+func TestRebalanceTakesWhatIsParked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const messages = 8
+		c := newCluster(t, 1, kfake.SeedTopics(2, "t"))
+		defer c.close()
+		limiter, err := flux.New(flux.Config[string]{Limit: gcra.PerMinute(2).WithBurst(1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		gate := stream.Config[*kafka.Message]{
+			Limiter: limiter, Tenant: func(m *kafka.Message) string { return string(m.Key) },
+			Policy: stream.Policy{MaxWait: time.Hour},
+		}
+		h := newHistory()
+		work := func(context.Context, *kafka.Message) error { return nil }
+		c.produce("t", 0, messages, 2, 2)
+		a := c.startGate(c.config("t"), gate, work, h.add)
+		time.Sleep(time.Second)
+		began := time.Now()
+		b := c.startGate(c.config("t"), gate, work, h.add)
+		if _, err := c.WaitGroupStable(t.Context(), groupName, 2); err != nil {
+			t.Fatal(err)
+		}
+		// It takes a heartbeat to learn of it, and no drain timeout.
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("the rebalance took %v", took)
+		}
+		c.allCommitted("t", 5*time.Minute)
+		if h.distinct() != messages || h.duplicates() > 0 || a.src.Stats().Abandoned > 0 {
+			t.Errorf("handled %d of %d, %d twice, %d abandoned", h.distinct(), messages, h.duplicates(), a.src.Stats().Abandoned)
+		}
+		a.stop()
+		b.stop()
+	})
+}

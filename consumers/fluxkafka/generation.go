@@ -66,7 +66,7 @@ func (g *generation) run(ctx, ended context.Context, in stream.Intake[*kafka.Mes
 	}
 	stop(err)
 	wg.Wait()
-	g.drain(ctx, ended)
+	g.drain(ctx, ended, in)
 
 	switch {
 	case ctx.Err() != nil:
@@ -103,14 +103,16 @@ func (g *generation) serve(fetching context.Context) error {
 	}
 }
 
-// drain waits for the messages that are out, commits, and ends the partitions.
+// drain asks the gate for what no handler has, waits for the rest, commits, and
+// ends the partitions.
 // When the whole run ends, the group still sees heartbeats and the gate settles
 // or releases everything in its own time; otherwise the group is waiting, and
 // what is not settled in the drain timeout is revoked, to be delivered again to
 // the next owner. The partitions are this member's until then: the group moves
 // on when it joins again.
-func (g *generation) drain(ctx, ended context.Context) {
+func (g *generation) drain(ctx, ended context.Context, in stream.Intake[*kafka.Message]) {
 	g.draining.Store(true)
+	in.Recall(g.revoked)
 	commits := time.NewTicker(g.session.cfg.CommitInterval)
 	defer commits.Stop()
 	unhurried := context.WithoutCancel(ctx)

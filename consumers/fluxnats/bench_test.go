@@ -224,6 +224,8 @@ func newWorkers(window, n, left int, done func()) *workers {
 	return w
 }
 
+func (w *workers) Recall(<-chan struct{}) {}
+
 func (w *workers) Room(ctx context.Context, most int) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -312,6 +312,8 @@ func newIntake(window int, handle func(context.Context, stream.Delivery[*fluxnat
 	return &intake{handle: handle, slots: make(chan struct{}, window)}
 }
 
+func (in *intake) Recall(<-chan struct{}) {}
+
 func (in *intake) Room(ctx context.Context, most int) (int, error) {
 	// Waiting for a slot and giving it back is enough here: one source asks.
 	select {

@@ -1,0 +1,63 @@
+package stream_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
+)
+
+// TestRecall holds that a source gets back at once what is parked, in whatever
+// way, that handlers and settles go on, and that nobody else notices.
+func TestRecall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		revoked := make(chan struct{})
+		cfg := byKey(stream.Config[*parcel]{Policy: stream.Policy{MaxWait: time.Hour, Backoff: func(int) time.Duration { return time.Minute }}})
+		r := start(t, limits{"a": gcra.PerMinute(1).WithBurst(1), "d": gcra.DenyAll()}, cfg,
+			func(_ context.Context, p *parcel) error {
+				switch p.name {
+				case "k1", "late":
+					time.Sleep(time.Second)
+				}
+				if p.name == "retry" || p.name == "late" {
+					return errors.New("failed")
+				}
+				return nil
+			})
+		parcels := []*parcel{
+			{name: "retry", tenant: "b"},
+			{name: "late", tenant: "b"},
+			{name: "k1", tenant: "b", key: "k"},
+			{name: "k2", tenant: "b", key: "k"},
+			{name: "a1", tenant: "a"},
+			{name: "a2", tenant: "a"},
+			{name: "d", tenant: "d", settle: failing(3)},
+		}
+		for _, p := range parcels {
+			p.revoked = revoked
+		}
+		r.deliver(parcels...)
+		r.deliver(&parcel{name: "kept", tenant: "a", revoked: make(chan struct{})}, &parcel{name: "k3", tenant: "b", key: "k"})
+		r.forget()
+		r.in.Recall(revoked)
+		// The limit is of use to the one that stays.
+		r.want("0s retry released", "0s k2 released", "0s a2 released")
+		r.deliver(&parcel{name: "more", tenant: "c", revoked: revoked})
+		r.want("0s more released")
+		time.Sleep(time.Second)
+		r.want("50ms d defer failed", "150ms d defer failed", "350ms d defer quota_exceeded 1h0m0s", "1s k1 ack", "1s late released", "1s k3 run", "1s k3 ack")
+		if s := r.gate.Stats(); s.Held != 1 || s.Waiting != 1 || s.Released != 5 || s.Revoked != 0 {
+			t.Errorf("Stats = %+v", s)
+		}
+		close(revoked)
+		r.in.Recall(revoked)
+		r.in.Recall(nil)
+		time.Sleep(time.Minute)
+		r.want("1m0s kept run", "1m0s kept ack")
+		r.end()
+	})
+}
