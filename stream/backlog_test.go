@@ -1,12 +1,14 @@
 package stream_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 	"github.com/fluxlimiter/flux/stream/streamtest"
@@ -71,4 +73,32 @@ func TestKeyedBacklogAfterARaise(t *testing.T) {
 		r.want("1s l1 run", "1s l1 ack", "2s l2 run", "2s l2 ack", "0s l3 defer share_exceeded 2s deferrals 2")
 		r.end()
 	})
+}
+
+// TestBacklogOfASlowLimiter holds that a backlog that was parked before its
+// tenant's limit was known is worked off at that limit.
+func TestBacklogOfASlowLimiter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, rate = 1000, 10
+		s := newScene(t, limits{"a": gcra.PerSecond(rate)}, stream.Config[*message]{})
+		var err error
+		s.gate, err = stream.New(stream.Config[*message]{
+			Limiter: slowly{s.lim}, Tenant: func(m *message) string { return m.Tenant }, Window: 512,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.publish("a", n)
+		if took, want := s.run(), n*time.Second/rate; took > want*105/100 {
+			t.Errorf("took %v, want %v", took, want)
+		}
+	})
+}
+
+// slowly is a limiter that takes a while to answer.
+type slowly struct{ lim *flux.Limiter[string] }
+
+func (s slowly) Check(ctx context.Context, key string, n int64) (flux.Decision, error) {
+	time.Sleep(time.Millisecond)
+	return s.lim.Check(ctx, key, n)
 }

@@ -265,7 +265,11 @@ func (r *run[M]) answered(w *worker[M], t *tenant[M], cost int64, d flux.Decisio
 	case d.Allowed() && e.cost <= cost:
 		*t.remote = remote{last: d, at: now}
 		r.grant(w, t, now, now)
-		t.limited, t.grantAt = d.Delay(1) > 0 && d.Limit() != (gcra.Limit{}), unset
+		if t.limited, t.grantAt = d.Delay(1) > 0 && d.Limit() != (gcra.Limit{}), unset; t.limited {
+			// At once: those that arrive before the next is refused come after
+			// those that go now, not after all that are parked.
+			r.trim(t, d, now, now)
+		}
 	case d.Allowed():
 		// Likewise, and the next one costs more.
 	default:
