@@ -23,9 +23,11 @@ type Handler[M any] func(ctx context.Context, m M) error
 type Gate[M any] struct {
 	cfg Config[M]
 
-	mu   sync.Mutex
-	run  *run[M] // nil while Run is not called
-	past Stats   // totals of earlier runs
+	mu  sync.Mutex
+	run *run[M] // nil while Run is not called
+
+	past      Stats // totals of earlier runs
+	pastFates fates
 }
 
 // New returns a gate, or an error that wraps [ErrInvalidConfig]. It starts
@@ -87,8 +89,10 @@ func (g *Gate[M]) begin(defers bool) (*run[M], error) {
 func (g *Gate[M]) end(r *run[M]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.past = g.past.plus(r.snapshot())
+	stats, counts := r.snapshot()
+	g.past = g.past.plus(stats)
 	g.past.Held, g.past.Waiting, g.past.Running = 0, 0, 0
+	g.pastFates.add(&counts)
 	g.run = nil
 }
 
@@ -99,7 +103,8 @@ func (g *Gate[M]) Stats() Stats {
 	if g.run == nil {
 		return g.past
 	}
-	return g.past.plus(g.run.snapshot())
+	stats, _ := g.run.snapshot()
+	return g.past.plus(stats)
 }
 
 // TenantStats returns how many messages of a tenant are parked and running.

@@ -46,6 +46,7 @@ type run[M any] struct {
 
 	held, waiting int
 	totals        Stats // what is counted for good
+	fates         fates
 
 	quiet [2]quiet[M] // the last two tenants that were, the later first
 
@@ -273,9 +274,13 @@ func (r *run[M]) end() {
 	r.firing.Wait()
 }
 
-func (r *run[M]) snapshot() Stats {
+func (r *run[M]) snapshot() (Stats, fates) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.stats(), r.fates
+}
+
+func (r *run[M]) stats() Stats {
 	s := r.totals
 	s.Held, s.Waiting = r.held, r.waiting
 	for _, w := range r.workers {

@@ -114,6 +114,7 @@ func (r *run[M]) settled(e *entry[M], err error, now int64) {
 	}
 	switch {
 	case err == nil:
+		r.fates[e.fate.outcome][e.fate.reason]++
 		switch e.fate.outcome {
 		case Process:
 			r.totals.Processed++

@@ -223,6 +223,7 @@ func (s *soak) run(messages int) {
 	if !s.remote && !s.keyed && !s.failing {
 		helpers.Go(func() { s.watch(ctx, gate) })
 	}
+	helpers.Go(func() { s.look(ctx, gate) })
 	for runs := 0; !s.done(); runs++ {
 		runCtx, stop := context.WithCancel(ctx)
 		if s.restarts && runs < 10 {
@@ -269,6 +270,17 @@ func (s *soak) watch(ctx context.Context, gate *stream.Gate[*streamtest.Message]
 	}
 }
 
+// look takes snapshots at any time.
+func (s *soak) look(ctx context.Context, gate *stream.Gate[*streamtest.Message]) {
+	for ctx.Err() == nil {
+		time.Sleep(s.upTo(time.Second))
+		snap := gate.Snapshot(3)
+		if snap.Settling < 0 || snap.Held > snap.Window || len(snap.ByWaited) > 3 || len(snap.ByDenied) > 3 {
+			s.t.Errorf("%+v", snap)
+		}
+	}
+}
+
 func (s *soak) done() bool {
 	select {
 	case <-s.broker.Done():
@@ -305,6 +317,27 @@ func (s *soak) check(gate *stream.Gate[*streamtest.Message]) {
 	}
 	if stats := gate.Stats(); stats != s.told {
 		s.t.Errorf("stats %+v: hooks were told of %+v", stats, s.told)
+	}
+	fates := make(map[stream.Fate]int64)
+	for _, e := range h {
+		switch e.Kind {
+		case streamtest.Acked:
+			fates[stream.Fate{Outcome: stream.Process}]++
+		case streamtest.Deferred:
+			fates[stream.Fate{Outcome: stream.Defer, Reason: e.Reason}]++
+		case streamtest.DeadLettered:
+			fates[stream.Fate{Outcome: stream.DeadLetter, Reason: e.Reason}]++
+		}
+	}
+	for _, fate := range gate.Snapshot(0).Fates {
+		n := fate.Count
+		if fate.Count = 0; fates[fate] != n {
+			s.t.Errorf("%d messages: %v, %v; the history says %d", n, fate.Outcome, fate.Reason, fates[fate])
+		}
+		delete(fates, fate)
+	}
+	if len(fates) > 0 {
+		s.t.Errorf("the snapshot lacks %v", fates)
 	}
 	if stats := gate.Stats(); stats.Processed+stats.DeadLettered != int64(h.Count(streamtest.Acked)+h.Count(streamtest.DeadLettered)) {
 		s.t.Errorf("stats %+v: %d acknowledged, %d dead-lettered", stats, h.Count(streamtest.Acked), h.Count(streamtest.DeadLettered))

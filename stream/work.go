@@ -244,6 +244,7 @@ func (r *run[M]) handIn(j *job[M], now int64) {
 		r.leave(e)
 	case verdictDone:
 		r.totals.Processed++
+		r.fates[Process][ReasonNone]++
 		r.complete(e, now)
 	case verdictRevoked:
 		r.totals.Revoked++
