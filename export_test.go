@@ -35,7 +35,7 @@ func (l *Limiter[K]) Idle() bool {
 		}
 	}
 	for i := range l.marks {
-		if l.marks[i].Load() != 0 {
+		if l.marks[i].count() != 0 {
 			return false
 		}
 	}

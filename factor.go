@@ -32,6 +32,7 @@ func (l *Limiter[K]) SetFactor(factor float64) error {
 	next.pace = &pace{from: now, start: old.pace.at(now), speed: uint64(factor * fullSpeed)}
 	next.by = old.by.with(next.pace, "")
 	l.terms.Store(&next)
+	l.renewAll()
 	for i := range l.rooms {
 		l.rooms[i].rearm()
 	}

@@ -13,8 +13,9 @@ import (
 // of goroutines at once. They follow every change of the key's limit.
 func (l *Limiter[K]) Key(key K) *Handle[K] {
 	hash := l.hash(key)
-	r := l.ruleOf(key, nil)
-	h := &Handle[K]{lim: l, key: key, slot: r.slot, mark: l.mark(hash), room: l.room(hash)}
+	m := l.mark(hash)
+	r := l.ruleOf(key, nil, m.stamp())
+	h := &Handle[K]{lim: l, key: key, slot: r.slot, mark: m, room: l.room(hash)}
 	h.rule.Store(r)
 	return h
 }
@@ -23,7 +24,7 @@ func (l *Limiter[K]) Key(key K) *Handle[K] {
 type Handle[K comparable] struct {
 	rule atomic.Pointer[rule]
 	slot *gcra.Handle
-	mark *atomic.Int32
+	mark *mark
 	lim  *Limiter[K]
 	room *room[K]
 	key  K
@@ -32,16 +33,15 @@ type Handle[K comparable] struct {
 // CheckAt decides like [Limiter.Check], at a time read from [Limiter.Now]. A
 // time that is earlier than others used before is safe: it never admits more.
 func (h *Handle[K]) CheckAt(now, n int64) (Decision, error) {
-	if r := h.rule.Load(); r.plain {
-		if r.terms == h.lim.terms.Load() && h.mark.Load() == 0 {
-			d, err := h.slot.TakeAt(r.own.ref(), now, n)
-			if err == nil && r.terms == h.lim.terms.Load() {
-				return Decision{d.RetryAfter, d.ResetAfter, d.At, r.by}, nil
-			}
-			return h.lim.decision(r.terms, r.own, d, now), err
-		}
+	r, m := h.rule.Load(), h.mark
+	if !m.is(r.stamp) {
+		return h.checkSlowly(now, n)
 	}
-	return h.checkSlowly(now, n)
+	d, err := h.slot.TakeAt(r.own.ref(), now, n)
+	if err != nil || !m.is(r.stamp) {
+		return h.lim.decision(r.terms, r.own, d, now), err
+	}
+	return Decision{d.RetryAfter, d.ResetAfter, d.At, r.by}, nil
 }
 
 // checkSlowly is CheckAt where there is more to it than a look at the table.
@@ -52,7 +52,7 @@ func (h *Handle[K]) checkSlowly(now, n int64) (d Decision, err error) {
 		defer func() { hooks.afterCheck(ctx, h.key, n, d, err) }()
 	}
 	r := h.current()
-	if h.mark.Load() != 0 {
+	if h.mark.count() != 0 {
 		return h.room.check(h.key, now, n)
 	}
 	g, err := h.slot.TakeAt(r.own.ref(), r.terms.pace.at(now), n)
@@ -61,7 +61,7 @@ func (h *Handle[K]) checkSlowly(now, n int64) (d Decision, err error) {
 
 // RefundAt is [Limiter.Refund] at a time read from [Limiter.Now].
 func (h *Handle[K]) RefundAt(now, n int64) error {
-	if h.mark.Load() != 0 {
+	if h.mark.count() != 0 {
 		defer h.room.interrupt(h.key)()
 	}
 	r := h.current()
@@ -70,7 +70,7 @@ func (h *Handle[K]) RefundAt(now, n int64) error {
 
 // DebtAt is [Limiter.Debt] at a time read from [Limiter.Now].
 func (h *Handle[K]) DebtAt(now, n int64) (Decision, error) {
-	if h.mark.Load() != 0 {
+	if h.mark.count() != 0 {
 		defer h.room.interrupt(h.key)()
 	}
 	r := h.current()
@@ -80,11 +80,11 @@ func (h *Handle[K]) DebtAt(now, n int64) (Decision, error) {
 
 // current returns the rule of the key, and keeps it until a limit changes.
 func (h *Handle[K]) current() *rule {
-	r := h.rule.Load()
-	if h.lim.cfg.LimitFor == nil && r.terms == h.lim.terms.Load() {
+	r, stamp := h.rule.Load(), h.mark.stamp()
+	if h.lim.cfg.LimitFor == nil && r.stamp|never == stamp|never {
 		return r
 	}
-	next := h.lim.ruleOf(h.key, r)
+	next := h.lim.ruleOf(h.key, r, stamp)
 	if next != r {
 		h.rule.Store(next)
 	}

@@ -114,8 +114,8 @@ type Limiter[K comparable] struct {
 
 	closed  atomic.Bool
 	waiting atomic.Int64 // how many wait, in all rooms
-	marked  atomic.Int64 // the sum of marks
-	marks   [1 << 10]atomic.Int32
+	marked  atomic.Int64 // the sum of the counts of marks
+	marks   [1 << 10]mark
 	rooms   []room[K]
 	idle    sync.Pool // of *waiter[K], each with an outbox, for Wait
 }
@@ -192,7 +192,7 @@ func (l *Limiter[K]) checkAt(key K, now, n int64) (Decision, error) {
 // does.
 func (l *Limiter[K]) queued(key K) *room[K] {
 	if l.marked.Load() != 0 {
-		if hash := l.hash(key); l.mark(hash).Load() != 0 {
+		if hash := l.hash(key); l.mark(hash).count() != 0 {
 			return l.room(hash)
 		}
 	}

@@ -13,20 +13,30 @@ type rule struct {
 	own   *grounds // nil if the key is under the limiter's limit
 	by    *grounds // with the pace of the terms
 	slot  *gcra.Handle
-	plain bool // as of the terms, but for that the key's own limit is known
+
+	// Of a handle: what the mark of the key shows while the rule holds and there
+	// is nothing to a check but a look at the table; never if there always is.
+	stamp uint64
 }
+
+// never is what no mark shows: there are not as many queues.
+const never = generation - 1
 
 // limit returns the limit of the key, whosever it is.
 func (r *rule) limit() *gcra.Limit { return &r.by.limit }
 
-// ruleOf returns the rule of key: old itself if nothing changed.
-func (l *Limiter[K]) ruleOf(key K, old *rule) *rule {
+// ruleOf returns the rule of key: old itself if nothing changed. A handle has
+// read stamp from its mark before.
+func (l *Limiter[K]) ruleOf(key K, old *rule, stamp uint64) *rule {
 	t := l.terms.Load()
 	own := l.ownLimit(key)
-	if old != nil && old.terms == t && same(old.own, own) {
+	if l.hooks != nil || l.cfg.LimitFor != nil || t.pace != nil || t.changing {
+		stamp |= never
+	}
+	if old != nil && old.terms == t && old.stamp == stamp && same(old.own, own) {
 		return old
 	}
-	r := &rule{terms: t, own: own, by: t.grounds(own), plain: l.hooks == nil && l.cfg.LimitFor == nil && t.pace == nil && !t.changing}
+	r := &rule{terms: t, own: own, by: t.grounds(own), stamp: stamp}
 	if old != nil {
 		r.slot = old.slot
 	} else {

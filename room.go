@@ -7,7 +7,6 @@ import (
 	"math/bits"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/fluxlimiter/flux/gcra"
@@ -59,19 +58,6 @@ func (l *Limiter[K]) room(hash uint64) *room[K] {
 // roomNumber returns its place among them.
 func (l *Limiter[K]) roomNumber(hash uint64) uint64 { return hash >> 32 & uint64(len(l.rooms)-1) }
 
-// mark returns the mark of the keys with this hash. It counts those that have a
-// queue, or whose limit is being changed: as long as it is 0, which is one load,
-// nothing about them needs to be looked for.
-func (l *Limiter[K]) mark(hash uint64) *atomic.Int32 {
-	return &l.marks[hash%uint64(len(l.marks))]
-}
-
-// addMark adds n to the mark of the keys with this hash.
-func (l *Limiter[K]) addMark(hash uint64, n int32) {
-	l.mark(hash).Add(n)
-	l.marked.Add(int64(n))
-}
-
 // Close ends all waiting: those who wait get [ErrClosed], as does everyone who
 // would wait from now on, and reservations are void. It returns at once, and may
 // be called more than once. It does not end [Limiter.Check], which has nothing
@@ -122,7 +108,7 @@ func (r *room[K]) enter(ctx context.Context, key K, w *waiter[K], together bool)
 	now := l.Now()
 	q := r.queues[key]
 	if q == nil {
-		q = &queue[K]{key: key, rule: l.ruleOf(key, nil), place: -1}
+		q = &queue[K]{key: key, rule: l.ruleOf(key, nil, 0), place: -1}
 	} else {
 		r.advance(q, now)
 	}
@@ -321,7 +307,7 @@ func (r *room[K]) clear(err error) {
 func (r *room[K]) advance(q *queue[K], now int64) {
 	t := r.lim.terms.Load()
 	paced := t.pace.at(now)
-	if rule := r.lim.ruleOf(q.key, q.rule); rule != q.rule {
+	if rule := r.lim.ruleOf(q.key, q.rule, 0); rule != q.rule {
 		q.retime(rule, paced, func(w *waiter[K], err error) { r.result(q.key, w, Result{Err: err}) })
 	}
 	for q.head != nil && q.due <= paced {
@@ -388,11 +374,11 @@ func (r *room[K]) file(q *queue[K], now int64) {
 		r.agenda.fix(q)
 	case q.len > 0:
 		r.queues[q.key] = q
-		r.lim.addMark(r.lim.hash(q.key), 1)
+		r.lim.addMark(r.lim.hash(q.key))
 		r.agenda.add(q)
 	case listed:
 		delete(r.queues, q.key)
-		r.lim.addMark(r.lim.hash(q.key), -1)
+		r.lim.removeMark(r.lim.hash(q.key))
 		r.agenda.remove(q)
 	}
 }

@@ -77,13 +77,13 @@ func (l *Limiter[K]) SetLimit(key K, limit gcra.Limit, c Change) error {
 
 	// From here on checks of the key wait for the lock of its room, so that
 	// none uses the new limit before the tokens are carried over.
-	l.addMark(hash, 1)
-	defer l.addMark(hash, -1)
+	l.addMark(hash)
+	defer l.removeMark(hash)
 	defer l.room(hash).interrupt(key)()
 	before := l.ownLimit(key)
 	set.put(hash, key, to)
 	after := l.ownLimit(key)
-	l.terms.Store(new(*l.terms.Load()))
+	l.renew(hash)
 	now := l.terms.Load().pace.at(l.Now())
 	switch c.Transfer {
 	case Proportional:
@@ -124,6 +124,8 @@ func (l *Limiter[K]) SetDefault(limit gcra.Limit, version uint64) error {
 	changing := before
 	changing.plain, changing.changing = false, true
 	l.terms.Store(&changing)
+	l.renewAll()
+	defer l.renewAll()
 	if err := l.table.SetLimit(before.pace.at(l.Now()), limit); err != nil {
 		l.terms.Store(&before)
 		return err
