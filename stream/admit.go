@@ -213,6 +213,9 @@ func (r *run[M]) delay(d flux.Decision, at, cost, now int64) int64 {
 // surplusAway reports whether messages of t that were deferred are still to come
 // back, as far as is known.
 func (r *run[M]) surplusAway(t *tenant[M], d flux.Decision, now int64) bool {
+	if t.handle == nil && t.remote != nil {
+		d = t.remote.last // also while nothing is refused
+	}
 	pace := earn(d, 1)
 	// Those that are away come back at the pace that was known when they went.
 	// If the limit was raised since, what it grants beyond that is for others.

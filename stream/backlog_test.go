@@ -19,13 +19,28 @@ import (
 // must not take all those that follow it to the end of the line, and a tenant
 // that waits for messages to come back must not be taken for a slow one.
 func TestKeyedBacklog(t *testing.T) {
-	for rate, window := range map[int64]int{100: 64, 500: 1024} {
+	for _, tt := range []struct {
+		rate   int64
+		window int
+		slowly bool // the limiter answers
+	}{{100, 64, false}, {100, 64, true}, {500, 1024, false}} {
 		synctest.Test(t, func(t *testing.T) {
 			const span = 40
-			s := newScene(t, limits{"a": gcra.PerSecond(rate).WithBurst(20)}, stream.Config[*message]{
-				Window:   window,
+			rate := tt.rate
+			s := newScene(t, limits{"a": gcra.PerSecond(rate).WithBurst(20)}, stream.Config[*message]{})
+			cfg := stream.Config[*message]{
+				Limiter:  s.lim,
+				Tenant:   func(m *message) string { return m.Tenant },
 				OrderKey: func(m *message) string { return m.Key },
-			})
+				Window:   tt.window,
+			}
+			if tt.slowly {
+				cfg.Limiter = slowly{s.lim}
+			}
+			var err error
+			if s.gate, err = stream.New(cfg); err != nil {
+				t.Fatal(err)
+			}
 			s.broker = streamtest.NewBroker(streamtest.Config{Partitions: 2, Fault: func(op streamtest.Kind, _ *message, _ int) error {
 				if op == streamtest.Deferred {
 					time.Sleep(2 * time.Millisecond)
