@@ -22,13 +22,8 @@ const (
 // at the consumer when the server has confirmed the dead letter.
 func (d *delivery) DeadLetter(ctx context.Context, l stream.Letter) error {
 	if !d.copied {
-		err := d.publish(ctx, d.deadLetter(l, maxErrorText, maxStackText))
-		if err != nil && refused(err) {
-			// Too much in all: what was added goes first, but for the facts.
-			err = d.publish(ctx, d.deadLetter(l, 256, 0))
-		}
-		if err != nil {
-			return fmt.Errorf("fluxnats: dead letter of %s to stream %s: %w", d.msg.ID(), d.r.set.DeadLetterStream, err)
+		if err := d.bury(ctx, l.Reason.String(), l); err != nil {
+			return err
 		}
 		d.copied = true
 	}
@@ -37,14 +32,27 @@ func (d *delivery) DeadLetter(ctx context.Context, l stream.Letter) error {
 	return d.done(ctx, []byte("+TERM "+l.Reason.String()))
 }
 
-func (d *delivery) deadLetter(l stream.Letter, errorText, stackText int) *nats.Msg {
+// bury stores the dead letter, and returns nil once that is confirmed.
+func (d *delivery) bury(ctx context.Context, reason string, l stream.Letter) error {
+	err := d.publish(ctx, d.deadLetter(reason, l, maxErrorText, maxStackText))
+	if err != nil && refused(err) {
+		// Too much in all: what was added goes first, but for the facts.
+		err = d.publish(ctx, d.deadLetter(reason, l, 256, 0))
+	}
+	if err != nil {
+		return fmt.Errorf("fluxnats: dead letter of %s to stream %s: %w", d.msg.ID(), d.r.set.DeadLetterStream, err)
+	}
+	return nil
+}
+
+func (d *delivery) deadLetter(reason string, l stream.Letter, errorText, stackText int) *nats.Msg {
 	set := d.r.set
 	h := copyHeaders(d.msg.m.Header)
 	// The time is for a stream that is deleted and made again: its sequences
 	// begin anew, and the dead-letter stream may remember the old ones.
 	h[jetstream.MsgIDHeader] = []string{fmt.Sprintf("%s:%d:dead:%s", d.msg.ID(), d.firstSeen, set.Consumer)}
 	h[jetstream.ExpectedStreamHeader] = []string{set.DeadLetterStream}
-	setLetter(h, l.Reason.String(), l, errorText, stackText)
+	setLetter(h, reason, l, errorText, stackText)
 	setText(h, hdrOrigin, d.msg.ID())
 	setTime(h, hdrFirstSeen, d.firstSeen)
 	setText(h, hdrStream, set.Stream)

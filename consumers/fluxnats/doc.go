@@ -80,6 +80,13 @@
 //	                 where the message was taken from
 //	Flux-Time        when that copy was stored, RFC 3339 with nanoseconds
 //
+// # Messages that the server abandons
+//
+// A consumer with a MaxDeliver, which other clients may need, loses messages that
+// were delivered so often, and says so in an advisory only. [Source.Watch] makes
+// dead letters of them, with the reason "max_deliveries"; and, if that is wanted,
+// of those that some other client terminated, with the reason "terminated".
+//
 // # What is promised
 //
 // Delivery is at least once. A message is handled a second time only if the

@@ -74,10 +74,12 @@ type Stats struct {
 	Copies     int64 // deferred copies confirmed by the server
 	Naks       int64 // deferrals by a delayed negative acknowledgement
 	Returned   int64 // messages handed back unsettled
+	Abandoned  int64 // messages that Watch made dead letters of
+	Gone       int64 // messages that it could not, because they were deleted, or it was interrupted just after it did
 }
 
 type counters struct {
-	received, swallowed, pulls, renewals, keepAlives, copies, naks, returned atomic.Int64
+	received, swallowed, pulls, renewals, keepAlives, copies, naks, returned, abandoned, gone atomic.Int64
 }
 
 // Stats returns the source's totals. It may be called at any time.
@@ -86,5 +88,6 @@ func (s *Source) Stats() Stats {
 	return Stats{
 		Received: c.received.Load(), Swallowed: c.swallowed.Load(), Pulls: c.pulls.Load(), Renewals: c.renewals.Load(),
 		KeepAlives: c.keepAlives.Load(), Copies: c.copies.Load(), Naks: c.naks.Load(), Returned: c.returned.Load(),
+		Abandoned: c.abandoned.Load(), Gone: c.gone.Load(),
 	}
 }
