@@ -33,7 +33,7 @@ func limits(t *testing.T, tenant, plan, all gcra.Limit) (flux.Refunder[string], 
 	return chain, lims
 }
 
-// pitfall 26: a denial anywhere spends nothing anywhere.
+// Pitfall 26: a denial anywhere spends nothing anywhere.
 func TestChain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		chain, lims := limits(t, gcra.PerSecond(10), gcra.PerSecond(20).WithBurst(15), gcra.PerSecond(100).WithBurst(20))

@@ -30,7 +30,12 @@ type Config[K comparable] struct {
 	// Defaults to nil: Limit for every key.
 	LimitFor func(K) gcra.Limit
 
-	// MaxKeys bounds the number of keys tracked at once.
+	// MaxKeys bounds the number of keys tracked at once, and with it the memory
+	// that they take, some 30 bytes each. With so many tracked a new key takes
+	// the place of one that is as good as new or, where there is none, shares a
+	// state with all others that found no room: a flood of keys is given one
+	// limit's worth altogether, and those that are tracked do not notice.
+	// [Limiter.Stats] tells of it.
 	// Defaults to 0, no bound.
 	MaxKeys int
 
@@ -230,6 +235,10 @@ func (l *Limiter[K]) Debt(ctx context.Context, key K, n int64) (Decision, error)
 // Len returns the number of keys that are tracked: those that were used and are
 // not forgotten, see [Limiter.CleanupStale].
 func (l *Limiter[K]) Len() int { return l.table.Len() }
+
+// Stats returns how the table of keys fares: see [gcra.Stats]. It costs a few
+// loads.
+func (l *Limiter[K]) Stats() gcra.Stats { return l.table.Stats() }
 
 // hash spreads keys over the marks and the rooms.
 func (l *Limiter[K]) hash(key K) uint64 {

@@ -13,7 +13,7 @@ import (
 	"github.com/fluxlimiter/flux/gcra"
 )
 
-// pitfalls 6, 30: a limiter that would not limit is not made, and the error
+// Pitfalls 6, 30: a limiter that would not limit is not made, and the error
 // says which field is to blame.
 func TestNewRefuses(t *testing.T) {
 	ok := gcra.PerSecond(1)
@@ -109,7 +109,7 @@ func TestCheck(t *testing.T) {
 	})
 }
 
-// pitfall 16: many goroutines at one instant spend exactly the burst.
+// Pitfall 16: many goroutines at one instant spend exactly the burst.
 func TestCheckRace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const burst = 5000
@@ -135,6 +135,45 @@ func TestCheckRace(t *testing.T) {
 		wg.Wait()
 		if spent.Load() != burst {
 			t.Errorf("%d spent of %d", spent.Load(), burst)
+		}
+	})
+}
+
+// Pitfalls 21, 22: a flood of keys is given one limit's worth, and no tracked key
+// gains or loses by it.
+func TestKeyFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const burst, maxKeys = 10, 100
+		lim := newLimiter(t, flux.Config[int]{Limit: gcra.PerHour(1).WithBurst(burst), MaxKeys: maxKeys})
+		for k := range maxKeys {
+			_, _ = lim.Check(t.Context(), k, 1)
+		}
+		admitted := 0
+		for k := range 5000 {
+			d, err := lim.Check(t.Context(), -1-k, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d.Allowed() {
+				admitted++
+			}
+		}
+		if s := lim.Stats(); admitted != burst || lim.Len() != maxKeys || s.Tracked != maxKeys || s.SharedCalls < 5000 || s.Evictions != 0 {
+			t.Errorf("the flood was given %d; %+v", admitted, s)
+		}
+		for k := range maxKeys {
+			if d, _ := lim.Check(t.Context(), k, 0); d.Remaining() != burst-1 {
+				t.Fatalf("key %d has %d left", k, d.Remaining())
+			}
+		}
+		// When those that were there are as good as new, they make room, and a
+		// new key begins from what the flood left behind.
+		time.Sleep(2 * time.Hour)
+		for k := range 50 {
+			_, _ = lim.Check(t.Context(), 1000+k, 1)
+		}
+		if s := lim.Stats(); s.Evictions == 0 || s.Tracked > maxKeys {
+			t.Errorf("%+v", s)
 		}
 	})
 }

@@ -104,7 +104,7 @@ func (r *recorder) OnCleanup(removed int, _ time.Duration, _ error) {
 	r.swept = append(r.swept, removed)
 }
 
-// pitfall 29: every decision, every wait and every sweep is told of, once.
+// Pitfall 29: every decision, every wait and every sweep is told of, once.
 func TestHooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rec := &recorder{}

@@ -14,7 +14,7 @@ import (
 	"github.com/fluxlimiter/flux/gcra"
 )
 
-// pitfalls 14, 15: what becomes of the tokens that a key has spent when its
+// Pitfalls 14, 15: what becomes of the tokens that a key has spent when its
 // limit changes.
 func TestSetLimitTransfer(t *testing.T) {
 	hundred, ten := gcra.PerSecond(100), gcra.PerSecond(10)

@@ -66,7 +66,7 @@ func (g *grants) want(t *testing.T, want ...grant) {
 
 const ms = time.Millisecond
 
-// pitfall 18: first in, first out, whatever the number of tokens.
+// Pitfall 18: first in, first out, whatever the number of tokens.
 func TestWaitIsFIFO(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(10)})
@@ -118,7 +118,7 @@ func TestWaitCancel(t *testing.T) {
 	}
 }
 
-// pitfall 19, golang/go#56924, golang/go#69419: who gave up has no place in the
+// Pitfall 19, golang/go#56924, golang/go#69419: who gave up has no place in the
 // queue any more, and spent nothing.
 func TestCancelledWaitersLeaveNoDebt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -335,7 +335,7 @@ func TestReservation(t *testing.T) {
 	})
 }
 
-// pitfalls 10, 11, 20: what cannot be waited for fails at once, with an error
+// Pitfalls 10, 11, 20: what cannot be waited for fails at once, with an error
 // of its own, and spends nothing.
 func TestWaitThatCannotBe(t *testing.T) {
 	base := flux.Config[string]{Limit: gcra.PerSecond(10)}
@@ -518,7 +518,7 @@ func TestNilContext(t *testing.T) {
 	})
 }
 
-// pitfall 19: who is let in and who gives up at the same instant, from many
+// Pitfall 19: who is let in and who gives up at the same instant, from many
 // goroutines: each turn goes to exactly one of them.
 func TestWaitRace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

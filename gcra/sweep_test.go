@@ -7,7 +7,7 @@ import (
 	"github.com/fluxlimiter/flux/gcra"
 )
 
-// A sweep goes on where it was, in steps no larger than its budget and a page,
+// Pitfall 23: a sweep goes on where it was, in steps no larger than its budget and a page,
 // and forgets exactly the keys that are as good as new.
 func TestSweepInSteps(t *testing.T) {
 	table := newTable[int](t, gcra.TableConfig{Limit: gcra.PerSecond(1).WithBurst(10)})

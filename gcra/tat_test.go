@@ -56,7 +56,7 @@ func TestBurstIsExact(t *testing.T) {
 	}
 }
 
-// A burst of an uneven price is never more than the burst, in calls of any
+// Pitfall 9: a burst of an uneven price is never more than the burst, in calls of any
 // size, and all of it in one call.
 func TestUnevenBurstIsNeverMore(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 3))
@@ -270,7 +270,7 @@ func TestOddAmounts(t *testing.T) {
 	}
 }
 
-// Tokens given back singly are worth no more than they cost together, and a
+// Pitfalls 11 and 19: tokens given back singly are worth no more than they cost together, and a
 // refund undoes a take of a whole price exactly.
 func TestRefundMintsNothing(t *testing.T) {
 	for _, l := range []gcra.Limit{gcra.PerSecond(150e6), gcra.PerSecond(7e9), gcra.PerSecond(3), gcra.PerSecond(1e6 + 1)} {
