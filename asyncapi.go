@@ -18,7 +18,7 @@ type Result struct {
 }
 
 // CheckAsync is [Limiter.Check] for those who select on channels: the channel
-// it returns has the result in it already.
+// it returns has the result in it already. It costs the Check and the channel.
 func (l *Limiter[K]) CheckAsync(ctx context.Context, key K, n int64) <-chan Result {
 	d, err := l.Check(ctx, key, n)
 	return answered(d, n, err)
@@ -31,7 +31,8 @@ func (l *Limiter[K]) CheckAsync(ctx context.Context, key K, n int64) <-chan Resu
 // when the limiter was closed ([ErrClosed]). If the turn and the end of ctx fall
 // together, either may win, and the error tells which did.
 //
-// n = 0 does not wait. A call that need not wait costs what a Check does.
+// n = 0 does not wait. A call that need not wait costs what a Check does. One
+// that waits costs its goroutine, and some 80 bytes.
 func (l *Limiter[K]) Wait(ctx context.Context, key K, n int64) error {
 	ctx = orBackground(ctx)
 	if _, done, err := l.try(ctx, key, n); done {
@@ -63,9 +64,9 @@ func (l *Limiter[K]) Wait(ctx context.Context, key K, n int64) error {
 // WaitAsync is [Limiter.Wait] without a goroutine that waits: it returns at
 // once, and the channel gets exactly one result, when the tokens were spent or
 // the wait is over without them. The channel is never closed, and need not be
-// read. A call that waits takes some 250 bytes, two thirds of them for its
-// channel, see [Limiter.Stream] for a third of that; calls that share a context
-// share what it takes to notice that it ended.
+// read. A call that waits takes some 250 bytes, two thirds of them its channel;
+// many calls take less through [Limiter.Stream]. Calls that share a context share
+// what it takes to notice that it ended.
 func (l *Limiter[K]) WaitAsync(ctx context.Context, key K, n int64) <-chan Result {
 	ctx = orBackground(ctx)
 	if d, done, err := l.try(ctx, key, n); done {

@@ -32,6 +32,10 @@ const (
 // was spent. When AllOrNothing is denied, every result is a denial, and its
 // RetryAfter is the time after which the whole batch would pass. CheckAll itself
 // fails only for a mode that does not exist.
+//
+// It allocates the results and, for AllOrNothing, what it takes to add up what is
+// asked of each key. Requests of others may come between those of a batch; under
+// AllOrNothing they may be denied tokens that it gives back a moment later.
 func (l *Limiter[K]) CheckAll(ctx context.Context, reqs []Request[K], mode Mode) ([]Result, error) {
 	if mode > AsManyAsPossible {
 		return nil, fmt.Errorf("flux: CheckAll: unknown mode %d", mode)

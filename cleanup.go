@@ -16,8 +16,8 @@ type Cleanup struct {
 // CleanupResult is what [Limiter.CleanupStaleAsync] did: see
 // [Limiter.CleanupStale].
 type CleanupResult struct {
-	Removed int
-	Err     error
+	Removed int   // how many keys were forgotten
+	Err     error // why it ended early, if it did
 }
 
 // sweepStep is how many keys are looked at between two looks at the context.

@@ -7,9 +7,9 @@ import (
 )
 
 // The errors of a request itself are those of package gcra:
-// [github.com/fluxlimiter/flux/gcra.ErrExceedsBurst], ErrNegative and
-// ErrInvalidLimit. Nothing was spent when a method returns one of them, or one
-// of these.
+// [github.com/fluxlimiter/flux/gcra.ErrExceedsBurst], ErrNegative,
+// ErrInvalidLimit and, where a call takes a time, ErrTime. Nothing was spent when
+// a method returns one of them, or one of these.
 var (
 	// ErrWaitTooLong is returned at once for a wait that could not end before
 	// the context's deadline or within [Config.MaxWait]. The error that wraps

@@ -15,6 +15,8 @@ import (
 // everyone in the limiter's queues, whatever their number: the tokens that a key has spent
 // come back more slowly, none is minted or lost, and a raise locks nobody out.
 //
+// It costs some microseconds, however many keys there are.
+//
 // The factor lies between 0.001 and 1: the limits are the most that is ever
 // granted. Anything else, not-a-number included, is an error and changes
 // nothing.

@@ -8,9 +8,10 @@ import (
 )
 
 // Key resolves key once, for callers that check the same key many times: a
-// check on a handle with the batch's time costs a fraction of a keyed one.
-// Handles may be kept for as long as the caller likes, and used by any number
-// of goroutines at once. They follow every change of the key's limit.
+// check on a handle with the batch's time costs a few nanoseconds, a fraction of
+// a keyed one. A handle takes some 250 bytes beside its key and makes no key
+// tracked. It may be kept for as long as the caller likes, and used by any number
+// of goroutines at once. It follows every change of the key's limit.
 func (l *Limiter[K]) Key(key K) *Handle[K] {
 	hash := l.hash(key)
 	m := l.mark(hash)
@@ -31,7 +32,8 @@ type Handle[K comparable] struct {
 }
 
 // CheckAt decides like [Limiter.Check], at a time read from [Limiter.Now]. A
-// time that is earlier than others used before is safe: it never admits more.
+// time that is earlier than others used before is safe: it never admits more. One
+// that no clock could show fails with [gcra.ErrTime].
 func (h *Handle[K]) CheckAt(now, n int64) (Decision, error) {
 	r, m := h.rule.Load(), h.mark
 	if !m.is(r.stamp) {

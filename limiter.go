@@ -147,17 +147,24 @@ func New[K comparable](cfg Config[K]) (*Limiter[K], error) {
 }
 
 // Now reads the limiter's clock: monotonic nanoseconds since the limiter was
-// made. Read it once per batch and pass it to the calls that take a time.
+// made. Read it once per batch and pass it to the calls that take a time. Setting
+// the system's clock does not move it. On some systems it stands still while the
+// machine sleeps (golang/go#24595): tokens then come back later, never earlier.
 func (l *Limiter[K]) Now() int64 { return int64(time.Since(l.base)) }
 
-// Time converts a reading of the limiter's clock, such as [gcra.Decision.At],
-// to a time.Time.
+// Time converts a reading of the limiter's clock, such as [Decision.At], to a
+// time.Time.
 func (l *Limiter[K]) Time(at int64) time.Time { return l.base.Add(time.Duration(at)) }
 
 // Check decides whether n tokens may be spent for key now, and spends them if
-// so. It never waits, and so pays no heed to ctx. n = 0 is a peek. It costs one
-// reading of the clock and a few nanoseconds, and allocates nothing; see
-// [Limiter.Key] for less.
+// so. It never waits, and so pays no heed to ctx. n = 0 is a peek. It fails, and
+// spends nothing, when n is negative ([gcra.ErrNegative]) or above the burst
+// ([gcra.ErrExceedsBurst]), and when Config.LimitFor answered with a limit that
+// is not valid ([gcra.ErrInvalidLimit]).
+//
+// It costs one reading of the clock and half as much again, and allocates
+// nothing, for a key that is tracked; for a new one some four times that, and the
+// memory that it takes from then on. See [Limiter.Key] for less.
 //
 // A Check after [Limiter.Close] decides as ever.
 func (l *Limiter[K]) Check(ctx context.Context, key K, n int64) (Decision, error) {
@@ -207,7 +214,8 @@ func (l *Limiter[K]) queued(key K) *room[K] {
 // Refund gives back n tokens that were spent for key: because the work turned
 // out not to be needed, say. The key never becomes better than fresh, so a
 // refund that comes after the tokens would have been back anyway does nothing.
-// Those who wait for the key move up at once.
+// Those who wait for the key move up at once. It costs what a Check does, and
+// fails as one does, but that n may exceed the burst. It pays no heed to ctx.
 func (l *Limiter[K]) Refund(ctx context.Context, key K, n int64) error {
 	return l.refundAt(key, l.Now(), n)
 }
@@ -222,7 +230,10 @@ func (l *Limiter[K]) refundAt(key K, now, n int64) error {
 
 // Debt spends n tokens of key whether or not they are there, for a cost that is
 // known only once the work is done; n may exceed the burst. Whoever comes next
-// waits until the debt is worked off, and so do those who wait already.
+// waits until the debt is worked off, and so do those who wait already. The
+// Decision is that of a Check, but that RetryAfter is the time until the debt
+// beyond the burst is worked off. It costs what a Check does, and fails as one
+// does, but for n above the burst. It pays no heed to ctx.
 func (l *Limiter[K]) Debt(ctx context.Context, key K, n int64) (Decision, error) {
 	if r := l.queued(key); r != nil {
 		defer r.interrupt(key)()

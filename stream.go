@@ -8,6 +8,7 @@ import (
 // Request asks for tokens: for one of many, in [Limiter.Stream] and
 // [Limiter.CheckAll].
 type Request[K comparable] struct {
+	// Key is whose tokens they are.
 	Key K
 
 	// N is the number of tokens. 0 is a peek, which is always let through.
