@@ -193,6 +193,7 @@ func TestWatchTerminated(t *testing.T) {
 		for m := range batch.Messages() {
 			e.must(m.TermWithReason("poison"))
 		}
+		time.Sleep(time.Second)
 		e.publish(3)
 		r := e.run(src, newIntake(4, func(ctx context.Context, d delivery) {
 			e.must(d.DeadLetter(ctx, stream.Letter{Reason: stream.ReasonAttempts}))
