@@ -103,3 +103,6 @@ func (q intake) Deliver(ctx context.Context, d stream.Delivery[*message]) error 
 		return ctx.Err()
 	}
 }
+
+// Recall implements [stream.Intake]. There is nothing to give back.
+func (q intake) Recall(<-chan struct{}) {}
