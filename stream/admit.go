@@ -39,6 +39,8 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 	e := r.entry(a, t, now)
 	r.held++
 	t.held++
+	r.bytes += e.bytes
+	t.bytes += e.bytes
 	if a.invalid {
 		r.totals.Invalid++
 	}
@@ -110,7 +112,6 @@ func (r *run[M]) park(e *entry[M], now int64) {
 // when its turn would be.
 func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 	t := e.tenant
-	held := t.waiting + t.running // what is being settled is on its way out
 	wait := int64(0)
 	var d flux.Decision
 	if t.limited || t.waiting > 0 || e.cost > 1 {
@@ -124,7 +125,6 @@ func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 		}
 	}
 	turn = now + wait
-	share := r.cfg.TenantWindow
 	if r.isQuiet(t) {
 		if t != r.quiet[0].tenant {
 			r.quiet[1] = r.quiet[0]
@@ -145,18 +145,18 @@ func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 		return ReasonExpired, turn
 	case turn-now > max(0, int64(r.cfg.Policy.MaxWait)), wait > 0 && r.cfg.Policy.MaxWait < 0:
 		break
-	case wait > 0 && held >= min(share, r.cfg.Window-r.held+1):
+	case wait > 0 && (r.shareUsed(t, e) || r.cramped(t, e)):
 		refused = ReasonShare
-	case wait == 0 && held >= share && (r.halted(t, now) || !r.alone(t, now) && !t.unmeasured(now)):
+	case wait == 0 && r.shareUsed(t, e) && (r.halted(t, now) || !r.alone(t, now) && !t.unmeasured(now)):
 	default:
-		if held >= r.cfg.TenantWindow {
+		if r.shareUsed(t, e) {
 			r.overdraw(t)
 		}
 		return ReasonNone, turn
 	}
 	if wait == 0 {
 		// It waits for workers: until those before it are done.
-		turn = max(turn, now+int64(held)*t.gap)
+		turn = max(turn, now+int64(t.waiting+t.running)*t.gap)
 	}
 	return refused, turn
 }
@@ -169,7 +169,7 @@ type quiet[M any] struct {
 
 // isQuiet reports whether t has so little to do that its next message matters.
 func (r *run[M]) isQuiet(t *tenant[M]) bool {
-	return t.waiting+t.running < (r.cfg.TenantWindow+1)/2
+	return int(t.waiting+t.running) < (r.share()+1)/2
 }
 
 // alone reports whether nobody is in the way of whom t is, as far as can be
@@ -311,7 +311,7 @@ func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 	// a broker that is late must not leave the limit unused. But no more than
 	// half of the tenant's places are meant for those that come back early.
 	lead := int64(max(0, p.MaxWait)) / 2
-	if places := int64(r.cfg.TenantWindow / 2); interval < lead/max(1, places) || places == 0 {
+	if places := int64(r.share() / 2); interval < lead/max(1, places) || places == 0 {
 		lead = interval * places
 	}
 	if reason == ReasonLimiter && p.OnLimiterError == FailClosed {

@@ -131,6 +131,51 @@ func TestShareExceeded(t *testing.T) {
 	})
 }
 
+// TestShareOfBytes holds that a tenant's share of the window is the same in bytes.
+func TestShareOfBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
+			Window: 100, TenantWindow: 30, WindowBytes: 1000, Policy: stream.Policy{MaxWait: time.Minute},
+		}, nil)
+		parcels := named("a", 5)
+		for _, p := range parcels {
+			p.meta.Bytes = 150
+		}
+		r.deliver(parcels...)
+		r.want("0s a0 run", "0s a0 ack", "0s a3 defer share_exceeded 2s", "0s a4 defer share_exceeded 3s")
+		if s := r.gate.Stats(); s.Bytes != 300 || s.Waiting != 2 {
+			t.Errorf("Stats = %+v", s)
+		}
+		r.end()
+	})
+}
+
+// TestShareOfBytesAlone holds that a tenant which waits for nothing but workers
+// may have more than its share of the bytes, and gives that up for another.
+func TestShareOfBytesAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{Window: 100, TenantWindow: 30, WindowBytes: 1000, Workers: 1}, func(context.Context, *parcel) error {
+			time.Sleep(time.Second)
+			return nil
+		})
+		parcels := named("a", 10)
+		for _, p := range parcels {
+			p.meta.Bytes = 100
+		}
+		r.deliver(parcels...)
+		r.want("0s a0 run")
+		if err := <-r.attempt(t.Context(), &parcel{name: "b", tenant: "b"}); err != nil {
+			t.Error(err)
+		}
+		if s := r.gate.Stats(); s.Bytes != 300 || s.Waiting != 3 || s.Deferred != 7 {
+			t.Errorf("Stats = %+v, want 300 bytes", s)
+		}
+		r.stop()
+		r.forget()
+		r.end()
+	})
+}
+
 // TestThrottledLeaveRoom holds that throttled tenants together never fill the
 // window: each gets no more places than are still free.
 func TestThrottledLeaveRoom(t *testing.T) {

@@ -40,8 +40,8 @@ type Config[M any] struct {
 	Cost func(M) int64
 
 	// Weight returns a tenant's share of the workers relative to other tenants
-	// with work. Less than 1 counts as 1, and what is negative in
-	// [Stats.Invalid] besides. It is asked with every message, so it may change.
+	// with work. Less than 1 counts as 1, more than 2³¹ - 1 as
+	// that, and what is negative in [Stats.Invalid] besides. It is asked with every message, so it may change.
 	// Defaults to nil: 1 each.
 	Weight func(tenant string) int64
 
@@ -53,6 +53,20 @@ type Config[M any] struct {
 	// Defaults to 1024.
 	Window int
 
+	// WindowBytes is how many bytes of messages it holds at once, as
+	// [Meta.Bytes] counts them. It takes messages as long as it has less than
+	// that, so the last one may exceed it. Tenants and partitions may have the
+	// same part of it as of Window, counted likewise.
+	// Defaults to 64 MiB.
+	WindowBytes int
+
+	// PartitionWindow is how many messages of a partition it holds at once, see
+	// [Meta.Partition]. When they are as many, Deliver blocks for messages of
+	// this partition and of no other, so that one which is stuck, or has a
+	// backlog that is, does not hold up the rest.
+	// Defaults to three quarters of Window, at least 1 and TenantWindow.
+	PartitionWindow int
+
 	// TenantWindow is how many of them one tenant may have parked or in
 	// handlers; what goes beyond it takes the way of [Policy.OnFull]. A tenant
 	// that is held back by its limit gets no more places than are still free,
@@ -63,7 +77,7 @@ type Config[M any] struct {
 	// tenant was seen with a new message in the last ten seconds that has few of
 	// them in the gate, less than half of TenantWindow. So a backlog of one tenant
 	// alone, or of several that are all busy, is worked off without deferring any
-	// of it. It gives up what it has beyond its share when a message of another
+	// of it. It gives up what it has beyond its share when a message of such a
 	// tenant waits for a place, or when none of its own has gone to a worker for
 	// five seconds. But the first message of a tenant that was silent for ten
 	// seconds has to wait for what such a backlog has before it in the broker.
@@ -74,7 +88,7 @@ type Config[M any] struct {
 	// up; when the broker has settled none of them for five seconds, they are
 	// released instead, and the broker will deliver them again: a hundred a second,
 	// no more. Messages without a tenant share these places like those of one.
-	// Defaults to half of Window, at least 1.
+	// Defaults to half of Window, or of PartitionWindow if that is given, at least 1.
 	TenantWindow int
 
 	// Workers is how many handlers run at once.
@@ -104,6 +118,7 @@ type Config[M any] struct {
 
 const (
 	defaultWindow       = 1024
+	defaultWindowBytes  = 64 << 20
 	defaultWorkers      = 16
 	defaultDrainTimeout = 10 * time.Second
 	defaultMaxWait      = 5 * time.Second
@@ -127,6 +142,8 @@ func (cfg Config[M]) resolve() (Config[M], error) {
 		value int
 	}{
 		{"Window", cfg.Window},
+		{"WindowBytes", cfg.WindowBytes},
+		{"PartitionWindow", cfg.PartitionWindow},
 		{"TenantWindow", cfg.TenantWindow},
 		{"Workers", cfg.Workers},
 		{"TenantWorkers", cfg.TenantWorkers},
@@ -144,8 +161,17 @@ func (cfg Config[M]) resolve() (Config[M], error) {
 	if cfg.Window == 0 {
 		cfg.Window = defaultWindow
 	}
+	if cfg.WindowBytes == 0 {
+		cfg.WindowBytes = defaultWindowBytes
+	}
+	if cfg.TenantWindow == 0 && cfg.PartitionWindow > 0 {
+		cfg.TenantWindow = max(1, min(cfg.Window, cfg.PartitionWindow)/2)
+	}
 	if cfg.TenantWindow == 0 {
 		cfg.TenantWindow = max(1, cfg.Window/2)
+	}
+	if cfg.PartitionWindow == 0 {
+		cfg.PartitionWindow = max(1, cfg.Window-cfg.Window/4, min(cfg.TenantWindow, cfg.Window))
 	}
 	if cfg.Workers == 0 {
 		cfg.Workers = defaultWorkers
@@ -155,6 +181,9 @@ func (cfg Config[M]) resolve() (Config[M], error) {
 	}
 	if cfg.DrainTimeout == 0 {
 		cfg.DrainTimeout = defaultDrainTimeout
+	}
+	if cfg.PartitionWindow > cfg.Window {
+		return invalid("PartitionWindow %d is larger than Window %d", cfg.PartitionWindow, cfg.Window)
 	}
 	if cfg.TenantWindow > cfg.Window {
 		return invalid("TenantWindow %d is larger than Window %d", cfg.TenantWindow, cfg.Window)

@@ -70,12 +70,11 @@ func (r *run[M]) grant(w *worker[M], t *tenant[M], at, now int64) {
 	e, start := r.sched.take(t)
 	r.unpark(e, now)
 	e.state = stateRunning
-	e.denied = unset
 	if t.picked != unset && t.pressed {
 		t.picks = min(t.picks+1, enoughPicks)
 		t.gap += (now - t.picked - t.gap) / int64(t.picks)
 	}
-	t.picked, t.lastGrant, t.pressed = now, at, t.waiting > int(t.awaiting)
+	t.picked, t.lastGrant, t.pressed = now, at, t.waiting > t.awaiting
 	w.entry, w.granted, w.start, w.cost = e, at, start, unset
 }
 
@@ -112,10 +111,10 @@ func (r *run[M]) await(t *tenant[M], e *entry[M], d flux.Decision, at, due, now 
 	if t.handle != nil {
 		t.lookAt = now + lookAgain
 	}
-	if e.denied == unset {
-		e.denied = now
+	if t.denied == unset {
+		t.denied = now
 	}
-	if reason := r.late(e, due, e.denied, now); reason != ReasonNone {
+	if reason := r.late(e, due, t.denied, now); reason != ReasonNone {
 		t.grantAt = unset
 		r.evict(e, reason, due, now)
 	} else {
@@ -161,21 +160,24 @@ func (r *run[M]) late(e *entry[M], due, since, now int64) Reason {
 // while nothing was known to hold it back.
 func (r *run[M]) trim(t *tenant[M], d flux.Decision, at, now int64) {
 	longest := max(0, int64(r.cfg.Policy.MaxWait))
-	queued, surplus := t.queued, t.waiting+t.running-r.cfg.TenantWindow
+	queued := t.queued
+	surplus, bytes := r.surplusOf(t)
 	reason := ReasonShare
 	first := t.queue.last
 	var cut *entry[M]
 	for ; first != nil; first = first.prev {
 		if r.delay(d, at, queued, now) > longest {
 			reason = ReasonQuota
-		} else if surplus <= 0 {
+		} else if surplus <= 0 && bytes <= 0 {
 			break
 		}
 		queued -= first.cost
+		bytes -= first.bytes
 		surplus--
 		if k := first.key; k != nil {
 			for e := k.blocked.first; e != nil; e = e.next {
 				queued -= e.cost
+				bytes -= e.bytes
 				surplus--
 			}
 		}

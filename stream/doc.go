@@ -30,6 +30,10 @@
 // throttled tenant has beyond that is deferred, and the others are served as if
 // it was not there.
 //
+// No partition of a source, see [Meta.Partition], has more of the window than
+// [Config.PartitionWindow] allows. When one has that, it is held back, and no
+// other.
+//
 // Tenants that have work share the workers by weight: over any time in which
 // both have some, what two of them were given differs by no more than one
 // message of each, measured in cost and divided by weight. A worker is never

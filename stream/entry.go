@@ -46,9 +46,9 @@ type entry[M any] struct {
 	arrival   int64 // its place among those of its tenant, in the order in which they arrived or became the first of their key
 	order     int64 // Meta.Order
 	cost      int64
+	bytes     int64
 	published int64 // Unix nanoseconds, 0: unknown
 	delivered int64 // on the gate's clock
-	denied    int64 // on the gate's clock: when its tenant's limit first refused it as the next in turn, unset: not yet
 
 	fate *fate // nil until it is decided to be anything but processed
 

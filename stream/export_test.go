@@ -40,7 +40,7 @@ func (x *Sched) Push(name string, weight, cost, now int64) {
 		t = &tenant[int]{name: name, grantAt: unset, lookAt: unset}
 		x.tenants[name] = t
 	}
-	t.weight = weight
+	t.weight = int32(weight)
 	x.arrived++
 	t.enqueue(&entry[int]{tenant: t, cost: cost, arrival: x.arrived})
 	x.s.arrange(t, now)

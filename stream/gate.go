@@ -91,7 +91,7 @@ func (g *Gate[M]) end(r *run[M]) {
 	defer g.mu.Unlock()
 	stats, counts := r.snapshot()
 	g.past = g.past.plus(stats)
-	g.past.Held, g.past.Waiting, g.past.Running = 0, 0, 0
+	g.past.Held, g.past.Waiting, g.past.Running, g.past.Bytes = 0, 0, 0, 0
 	g.pastFates.add(&counts)
 	g.run = nil
 }
@@ -120,6 +120,7 @@ func (g *Gate[M]) TenantStats(tenant string) (waiting, running int) {
 // plus returns the sum of two snapshots.
 func (s Stats) plus(o Stats) Stats {
 	s.Held += o.Held
+	s.Bytes += o.Bytes
 	s.Waiting += o.Waiting
 	s.Running += o.Running
 	s.Processed += o.Processed

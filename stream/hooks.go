@@ -86,6 +86,9 @@ type Stats struct {
 	// parked, Running those in a handler. The rest is being settled.
 	Held, Waiting, Running int
 
+	// Bytes is how many bytes the messages in the window have.
+	Bytes int64
+
 	// Messages that left, by outcome: these count since the gate was made.
 	Processed, Deferred, DeadLettered, Dropped int64
 

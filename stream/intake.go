@@ -1,6 +1,10 @@
 package stream
 
-import "context"
+import (
+	"context"
+	"math"
+	"time"
+)
 
 // arrival is a message on its way into the window, with all that the functions
 // of the user say of it, so that they are not called with the mutex held.
@@ -19,6 +23,9 @@ type arrival[M any] struct {
 // them can be added up.
 const maxCost = 1 << 40
 
+// maxWeight bounds the weight of a tenant.
+const maxWeight = math.MaxInt32
+
 func (r *run[M]) arrival(d Delivery[M]) arrival[M] {
 	m := d.Message()
 	a := arrival[M]{delivery: d, meta: d.Meta(), tenant: r.cfg.Tenant(m), cost: 1, weight: 1, revoked: d.Revoked()}
@@ -29,7 +36,7 @@ func (r *run[M]) arrival(d Delivery[M]) arrival[M] {
 	}
 	if r.cfg.Weight != nil && a.tenant != "" {
 		weight := r.cfg.Weight(a.tenant)
-		a.weight, a.invalid = max(1, weight), a.invalid || weight < 0
+		a.weight, a.invalid = min(max(1, weight), maxWeight), a.invalid || weight < 0
 	}
 	return a
 }
@@ -105,17 +112,16 @@ func (r *run[M]) Deliver(ctx context.Context, d Delivery[M]) error {
 		return ErrStopped
 	}
 	now := r.clock.now()
-	var b *blockedDeliver[M]
-	switch {
-	case r.crowds(&a, now):
-		b = r.crowded.push(a)
-	case r.blocked.n == 0 && r.held < r.cfg.Window:
+	q := r.queue(&a, now)
+	if q == nil && r.blocked.n > 0 {
+		q = &r.blocked
+	}
+	if q == nil {
 		r.admit(&a, now)
 		r.unlock(now)
 		return nil
-	default:
-		b = r.blocked.push(a)
 	}
+	b := q.push(a)
 	r.unlock(now)
 
 	ended := ctx.Done()
@@ -151,7 +157,7 @@ func (r *run[M]) Room(ctx context.Context, most int) (int, error) {
 			return 0, ErrStopped
 		}
 		if r.roomy() {
-			n := min(max(1, most), r.cfg.Window-r.held)
+			n := min(max(1, most), r.fitting(r.cfg.Window-r.held, r.limits.window-r.bytes))
 			r.mu.Unlock()
 			return n, nil
 		}
@@ -174,36 +180,76 @@ func (r *run[M]) Room(ctx context.Context, most int) (int, error) {
 // source for each costs more than the message.
 func (r *run[M]) roomy() bool {
 	places := r.cfg.Window - r.held
-	return places > 0 && r.blocked.n == 0 &&
+	return r.open() && r.blocked.n == 0 &&
 		(places >= min(r.cfg.Workers, r.cfg.Window/8) || r.sched.ready.len() == 0)
 }
 
+// queue returns the queue that an arrival has to wait in, nil if there is room
+// for it.
+func (r *run[M]) queue(a *arrival[M], now int64) *intakeQueue[M] {
+	switch {
+	case r.crowds(a, now):
+		return &r.crowded
+	case r.full(r.watchOf(a)):
+		return &r.barred
+	case !r.open():
+		return &r.blocked
+	}
+	return nil
+}
+
+// barredLook is how long a partition that has a place may wait to be given it
+// for its sake alone. Waking its source for every single place costs more than
+// the message.
+const barredLook = int64(10 * time.Millisecond)
+
 // admitBlocked lets messages in that wait for room, in their order.
 func (r *run[M]) admitBlocked(now int64) {
+	if r.barred.n > 0 && (r.reopened || r.sched.ready.len() == 0 || now-r.lookedAt >= barredLook) {
+		r.reopened, r.lookedAt = false, now
+		r.readmit(&r.barred, now)
+	}
 	places := r.cfg.Window - r.held
 	if places >= min(r.cfg.Workers, r.cfg.Window/8) || r.sched.ready.len() == 0 {
-		for r.blocked.n > 0 && r.held < r.cfg.Window {
+		for r.blocked.n > 0 && r.open() {
 			b := r.blocked.first
 			r.blocked.remove(b)
-			if r.crowds(&b.arrival, now) {
-				r.crowded.append(b)
+			if q := r.queue(&b.arrival, now); q != nil {
+				q.append(b)
 				continue
 			}
 			r.admit(&b.arrival, now)
 			b.done <- struct{}{}
 		}
 	}
-	for b := r.crowded.first; b != nil && r.held < r.cfg.Window; {
-		next := b.next
-		if !r.crowds(&b.arrival, now) {
-			r.crowded.remove(b)
-			r.admit(&b.arrival, now)
-			b.done <- struct{}{}
-		}
-		b = next
+	if r.open() {
+		r.readmit(&r.crowded, now)
 	}
 	if r.roomy() {
 		r.wakeSources()
+	}
+}
+
+// readmit looks again at those that wait in q for more than a place in the
+// window. Those that need no more than that now come after those that wait for
+// one already.
+func (r *run[M]) readmit(q *intakeQueue[M], now int64) {
+	for b := q.first; b != nil; {
+		next := b.next
+		switch to := r.queue(&b.arrival, now); {
+		case to == q:
+		case to == nil && (r.blocked.n == 0 || q == &r.crowded):
+			q.remove(b)
+			r.admit(&b.arrival, now)
+			b.done <- struct{}{}
+		default:
+			q.remove(b)
+			if to == nil {
+				to = &r.blocked
+			}
+			to.append(b)
+		}
+		b = next
 	}
 }
 
@@ -213,7 +259,8 @@ func (r *run[M]) admitBlocked(now int64) {
 // them for a while.
 func (r *run[M]) crowds(a *arrival[M], now int64) bool {
 	t := r.tenants[a.tenant]
-	return r.outgoing >= max(1, r.cfg.Window/4) && r.surplus(t) && now < r.uncrowded(t, a)
+	return (r.outgoing >= max(1, r.cfg.Window/4) || r.leavers >= max(1, r.limits.window/4)) &&
+		r.surplus(t) && now < r.uncrowded(t, a)
 }
 
 // uncrowded is when a waits no more for the broker to settle others of t, if it
@@ -229,7 +276,8 @@ func (r *run[M]) uncrowded(t *tenant[M], a *arrival[M]) int64 {
 
 // surplus reports whether t has as many messages on their way out as it may.
 func (r *run[M]) surplus(t *tenant[M]) bool {
-	return t != nil && t.settling >= max(1, min(r.cfg.Window/4, r.cfg.Window-r.held))
+	return t != nil && (int(t.settling) >= max(1, min(r.cfg.Window/4, r.cfg.Window-r.held)) ||
+		t.leavers >= max(1, min(r.limits.window/4, r.limits.window-r.bytes)))
 }
 
 // wakeSources ends all calls of Room that wait; they look again.
@@ -242,7 +290,7 @@ func (r *run[M]) wakeSources() {
 
 // refuse ends all calls of Deliver and Room that wait.
 func (r *run[M]) refuse() {
-	for _, q := range []*intakeQueue[M]{&r.blocked, &r.crowded} {
+	for _, q := range []*intakeQueue[M]{&r.blocked, &r.crowded, &r.barred} {
 		for q.n > 0 {
 			b := q.first
 			q.remove(b)

@@ -52,6 +52,50 @@ func TestDeliverBlocks(t *testing.T) {
 	})
 }
 
+// TestWindowBytes holds that the gate takes messages while it has less than the
+// bytes that it may have, and that Room says so.
+func TestWindowBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{Window: 100, WindowBytes: 1000}, func(context.Context, *parcel) error {
+			time.Sleep(time.Second)
+			return nil
+		})
+		room := func(want int) {
+			t.Helper()
+			if n, err := r.in.Room(t.Context(), 1000); n != want || err != nil {
+				t.Errorf("Room = %d, %v; want %d", n, err, want)
+			}
+		}
+		sized := func(name string, bytes int) *parcel {
+			return &parcel{name: name, tenant: name, meta: stream.Meta{Bytes: bytes}}
+		}
+		room(100)
+		r.deliver(sized("a", 0))
+		room(99)
+		r.deliver(sized("b", 300))
+		room(4) // of 150 each
+		r.deliver(sized("c", 450), sized("d", 240))
+		room(1)
+		r.deliver(sized("e", 5000))
+		if bytes := r.gate.Stats().Bytes; bytes != 5990 {
+			t.Errorf("%d bytes held, want 5990", bytes)
+		}
+		waiting := r.attempt(t.Context(), sized("f", 0))
+		time.Sleep(500 * time.Millisecond)
+		r.want("0s a run", "0s b run", "0s c run", "0s d run", "0s e run")
+		time.Sleep(500 * time.Millisecond)
+		if err := <-waiting; err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute)
+		if bytes := r.gate.Stats().Bytes; bytes != 0 {
+			t.Errorf("%d bytes held at the end", bytes)
+		}
+		r.forget()
+		r.end()
+	})
+}
+
 // TestCancelRacesWithRoom has callers give up in the instant in which room is
 // made: each message is either taken and settled, or refused.
 func TestCancelRacesWithRoom(t *testing.T) {

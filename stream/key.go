@@ -161,7 +161,7 @@ func (r *run[M]) overdue(k *orderKey[M], now int64) {
 func (r *run[M]) stays(k *orderKey[M], order int64, nth int, now int64) bool {
 	return !k.mustFollow(order) ||
 		k.lastBefore(order)-now <= int64(max(0, r.cfg.Policy.MaxWait))/2 &&
-			r.awaiting-k.awaiting+nth <= r.cfg.Window/4
+			r.awaiting-k.awaiting+nth <= r.fitting(r.cfg.Window, r.limits.window)/4
 }
 
 // promote makes the next message of k its head, if it has none.

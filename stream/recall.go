@@ -5,7 +5,7 @@ func (r *run[M]) Recall(revoked <-chan struct{}) {
 	r.mu.Lock()
 	now := r.clock.now()
 	for _, w := range r.watches {
-		if revoked == nil || w.revoked != revoked {
+		if revoked == nil || w.id.revoked != revoked {
 			continue
 		}
 		w.recalled = true

@@ -18,12 +18,13 @@ func (r *run[M]) overdraw(t *tenant[M]) {
 func (r *run[M]) reclaim(now int64) {
 	kept := r.overdrawn[:0]
 	for _, t := range r.overdrawn {
-		surplus := t.waiting + t.running - r.cfg.TenantWindow
-		if surplus > 0 && (r.halted(t, now) || r.waitsFor(t)) {
-			r.repay(t, surplus, now)
-			surplus = 0
+		messages, bytes := r.surplusOf(t)
+		t.overdrawn = messages > 0 || bytes > 0
+		if t.overdrawn && (r.halted(t, now) || r.waitsFor(t)) {
+			r.repay(t, messages, bytes, now)
+			t.overdrawn = false
 		}
-		if t.overdrawn = surplus > 0; t.overdrawn {
+		if t.overdrawn {
 			kept = append(kept, t)
 		}
 	}
@@ -38,23 +39,27 @@ func (r *run[M]) halted(t *tenant[M], now int64) bool { return now >= t.moved()+
 // moved is when a message of t last went to a worker, or t began to have some.
 func (t *tenant[M]) moved() int64 { return max(t.since, t.picked) }
 
-// waitsFor reports whether a message of another tenant than t waits for room.
+// waitsFor reports whether a message of another tenant than t waits for room
+// that has few here: one with as much to do as t is not hurt.
 func (r *run[M]) waitsFor(t *tenant[M]) bool {
-	for b := r.blocked.first; b != nil; b = b.next {
-		if b.arrival.tenant != t.name {
-			return true
+	for _, q := range [...]*intakeQueue[M]{&r.blocked, &r.barred} {
+		for b := q.first; b != nil; b = b.next {
+			if other := r.tenants[b.arrival.tenant]; other == nil || other != t && r.isQuiet(other) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-// repay denies the newest n messages of t that wait for their turn, or for
-// others of their key.
-func (r *run[M]) repay(t *tenant[M], n int, now int64) {
+// repay denies the newest n messages of t, and as many bytes of them, that wait
+// for their turn, or for others of their key.
+func (r *run[M]) repay(t *tenant[M], n int, bytes, now int64) {
 	// From the end of the queue first, and then from those of the keys.
-	turn := now + int64(r.cfg.TenantWindow)*t.gap // of the first, deny spaces out the others
+	turn := now + int64(r.share())*t.gap // of the first, deny spaces out the others
 	first := t.queue.last
-	for ; first != nil && n > 0; n-- {
+	for ; first != nil && (n > 0 || bytes > 0); n-- {
+		bytes -= first.bytes
 		first = first.prev
 	}
 	e := t.queue.first
@@ -67,11 +72,12 @@ func (r *run[M]) repay(t *tenant[M], n int, now int64) {
 		e = next
 	}
 	for _, k := range r.keys {
-		if k.id.tenant != t || n <= 0 {
+		if k.id.tenant != t || n <= 0 && bytes <= 0 {
 			continue
 		}
 		first := k.blocked.last
-		for ; first != nil && n > 0; n-- {
+		for ; first != nil && (n > 0 || bytes > 0); n-- {
+			bytes -= first.bytes
 			first = first.prev
 		}
 		e := k.blocked.first

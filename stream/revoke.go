@@ -5,11 +5,18 @@ import (
 	"sync/atomic"
 )
 
-// watch waits for the revocation of messages that share a channel, with one
-// goroutine for all of them.
+// watchID says which messages have a watch in common: those of a partition that
+// are revoked together.
+type watchID struct {
+	partition string          // "": no partition, just a channel
+	revoked   <-chan struct{} // nil: they cannot be revoked
+}
+
+// watch keeps account of the messages of a partition, and waits for their
+// revocation, with one goroutine for all of them.
 type watch[M any] struct {
-	revoked <-chan struct{}
-	gone    atomic.Bool // revoked is closed, and that was seen
+	id   watchID
+	gone atomic.Bool // they are revoked, and that was seen
 
 	recalled bool // what is parked is to be released
 
@@ -19,6 +26,7 @@ type watch[M any] struct {
 
 	first *entry[M] // its entries, linked by older and newer; nil once gone
 	refs  int       // how many they are
+	bytes int64     // of these
 
 	prev, next *watch[M] // among those that linger
 	lingers    bool
@@ -60,18 +68,46 @@ func (l *lingering[M]) remove(w *watch[M]) {
 	l.n--
 }
 
-// watchFor makes e leave when revoked is closed.
-func (r *run[M]) watchFor(e *entry[M], revoked <-chan struct{}) {
-	w := r.watches[revoked]
-	if w == nil {
-		w = &watch[M]{revoked: revoked}
-		w.ctx, w.cancel = context.WithCancelCause(r.handling)
-		r.watches[revoked] = w
-		r.spawn(func() { r.awaitRevocation(w) })
-	} else if w.lingers {
+// watchOf returns the watch of the messages that a is one of, nil if there are
+// none.
+func (r *run[M]) watchOf(a *arrival[M]) *watch[M] {
+	id := watchID{a.meta.Partition, a.revoked}
+	if id == (watchID{}) {
+		return nil
+	}
+	if r.watched == nil || r.watched.id != id {
+		r.watched = r.watches[id]
+	}
+	return r.watched
+}
+
+// forgetWatch is called when w is needed no more.
+func (r *run[M]) forgetWatch(w *watch[M]) {
+	if r.watches[w.id] == w {
+		delete(r.watches, w.id)
+	}
+	if r.watched == w {
+		r.watched = nil
+	}
+}
+
+// watchFor counts e, and makes it leave when a says that it is revoked.
+func (r *run[M]) watchFor(e *entry[M], a *arrival[M]) {
+	w := r.watchOf(a)
+	switch {
+	case w != nil && w.lingers:
 		r.lingering.remove(w)
+	case w == nil:
+		w = &watch[M]{id: watchID{a.meta.Partition, a.revoked}}
+		w.ctx, w.cancel = r.handling, func(error) {}
+		r.watches[w.id], r.watched = w, w
+		if a.revoked != nil {
+			w.ctx, w.cancel = context.WithCancelCause(r.handling)
+			r.spawn(func() { r.awaitRevocation(w) })
+		}
 	}
 	w.refs++
+	w.bytes += e.bytes
 	e.watch = w
 	e.newer = w.first
 	if w.first != nil {
@@ -83,7 +119,13 @@ func (r *run[M]) watchFor(e *entry[M], revoked <-chan struct{}) {
 // unwatch is called when e leaves the window.
 func (r *run[M]) unwatch(e *entry[M]) {
 	w := e.watch
+	wasFull := r.full(w)
 	w.refs--
+	w.bytes -= e.bytes
+	enough := min(r.cfg.Workers, max(1, r.cfg.PartitionWindow/8))
+	if places := r.cfg.PartitionWindow - w.refs; places == enough || wasFull && places > enough {
+		r.reopened = true
+	}
 	// It is in no list if the watch has made it leave.
 	if e.older != nil {
 		e.older.newer = e.newer
@@ -100,7 +142,7 @@ func (r *run[M]) unwatch(e *entry[M]) {
 	if r.lingering.n > maxLingering {
 		ended := r.lingering.first
 		r.lingering.remove(ended)
-		delete(r.watches, ended.revoked)
+		r.forgetWatch(ended)
 		ended.cancel(nil)
 	}
 }
@@ -110,7 +152,7 @@ func (r *run[M]) unwatch(e *entry[M]) {
 func (r *run[M]) awaitRevocation(w *watch[M]) {
 	defer w.cancel(nil)
 	select {
-	case <-w.revoked:
+	case <-w.id.revoked:
 		r.revoke(w)
 	case <-w.ctx.Done():
 	}
@@ -121,11 +163,9 @@ func (r *run[M]) awaitRevocation(w *watch[M]) {
 func (r *run[M]) revoke(w *watch[M]) {
 	r.mu.Lock()
 	w.gone.Store(true)
-	if r.watches[w.revoked] == w {
-		delete(r.watches, w.revoked)
-		if w.lingers {
-			r.lingering.remove(w)
-		}
+	r.forgetWatch(w)
+	if w.lingers {
+		r.lingering.remove(w)
 	}
 	r.mu.Unlock()
 	// Handlers learn of it first: they have the most to do.

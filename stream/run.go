@@ -45,6 +45,8 @@ type run[M any] struct {
 	free *entry[M] // entries to use again, linked by next; no more than a window full
 
 	held, waiting int
+	bytes         int64 // of the messages held
+	limits        byteLimits
 	totals        Stats // what is counted for good
 	fates         fates
 
@@ -69,14 +71,20 @@ type run[M any] struct {
 	crowded  intakeQueue[M] // Deliver calls that wait for settles of their tenant
 	released int64          // when surplus was released because none was settled, unset: never
 
+	barred   intakeQueue[M] // Deliver calls that wait for room in their partition
+	reopened bool           // a partition that was full has enough of it
+	lookedAt int64          // when barred was looked through last
+
 	settles  list[M] // to be settled by the settlers
 	outgoing int     // these, and those that settlers have or will have again
+	leavers  int64   // bytes of those
 	settlers int     // asleep
 	settle   sync.Cond
 
 	leaving   list[M]  // to be released once the mutex is free
 	calls     []func() // of hooks, likewise
-	watches   map[<-chan struct{}]*watch[M]
+	watches   map[watchID]*watch[M]
+	watched   *watch[M] // the last one that was looked for
 	lingering lingering[M]
 
 	stopped  bool          // takes no more messages: the source is exhausted, or it drains
@@ -92,7 +100,8 @@ func newRun[M any](cfg *Config[M]) *run[M] {
 		cfg:        cfg,
 		tenants:    make(map[string]*tenant[M]),
 		keys:       make(map[keyID[M]]*orderKey[M]),
-		watches:    make(map[<-chan struct{}]*watch[M]),
+		watches:    make(map[watchID]*watch[M]),
+		limits:     newByteLimits(cfg),
 		firstOrder: now.UnixNano(),
 		armed:      unset,
 		released:   unset,
@@ -116,10 +125,10 @@ func (r *run[M]) unlock(now int64) {
 		for r.leaving.n > 0 {
 			r.release(now)
 		}
-		if len(r.overdrawn) > 0 && r.blocked.n > 0 {
+		if len(r.overdrawn) > 0 && r.blocked.n+r.barred.n > 0 {
 			r.reclaim(now)
 		}
-		if r.blocked.n > 0 || r.crowded.n > 0 || r.room != nil {
+		if r.blocked.n > 0 || r.crowded.n > 0 || r.barred.n > 0 || r.room != nil {
 			r.admitBlocked(now)
 		}
 		if r.leaving.n == 0 {
@@ -219,12 +228,12 @@ func (r *run[M]) arm(now int64) {
 	if r.expecting.len() > 0 {
 		next = earlier(next, r.expecting.slots[0].key)
 	}
-	if r.held < r.cfg.Window {
+	if r.open() {
 		for b := r.crowded.first; b != nil; b = b.next {
 			next = earlier(next, r.uncrowded(r.tenants[b.arrival.tenant], &b.arrival))
 		}
 	}
-	if r.blocked.n > 0 {
+	if r.blocked.n+r.barred.n > 0 {
 		for _, t := range r.overdrawn {
 			next = earlier(next, t.moved()+int64(stuck))
 		}
@@ -282,7 +291,7 @@ func (r *run[M]) snapshot() (Stats, fates) {
 
 func (r *run[M]) stats() Stats {
 	s := r.totals
-	s.Held, s.Waiting = r.held, r.waiting
+	s.Held, s.Waiting, s.Bytes = r.held, r.waiting, r.bytes
 	for _, w := range r.workers {
 		if w.entry != nil && w.phase.Load() != phaseAbandoned {
 			s.Running++
@@ -298,5 +307,5 @@ func (r *run[M]) tenantSnapshot(name string) (waiting, running int) {
 	if t == nil {
 		return 0, 0
 	}
-	return t.waiting, t.running
+	return int(t.waiting), int(t.running)
 }

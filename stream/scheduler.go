@@ -62,7 +62,7 @@ func (s *scheduler[M]) start(t *tenant[M], cost int64) int64 {
 		// a hundred would go first as often as last. The spread is by name, so
 		// that it is the same everywhere.
 		t.known = true
-		t.start = s.virtual + int64(spread(t.name)%uint64(charge(cost, t.weight)))
+		t.start = s.virtual + int64(spread(t.name)%uint64(charge(cost, int64(t.weight))))
 	}
 	// A start further ahead than any charge is one that virtual time has
 	// overtaken by half of its range.
@@ -85,9 +85,9 @@ func (s *scheduler[M]) start(t *tenant[M], cost int64) int64 {
 // lie before virtual time, and it makes up for the time in which it had paid too
 // much.
 func (s *scheduler[M]) correct(t *tenant[M], start, cost, n int64) {
-	more := -charge(cost, t.weight)
+	more := -charge(cost, int64(t.weight))
 	if n > 0 {
-		more += charge(n, t.weight)
+		more += charge(n, int64(t.weight))
 	}
 	if start-t.entered < 0 {
 		t.lag -= more
@@ -106,7 +106,7 @@ func (s *scheduler[M]) arrange(t *tenant[M], now int64) {
 	head := t.head()
 	want := placeReady
 	switch {
-	case head == nil || t.asking || t.running >= s.cap:
+	case head == nil || t.asking || int(t.running) >= s.cap:
 		want = placeNone
 	case t.grantAt > now:
 		want = placeWaiting
@@ -184,7 +184,7 @@ func (s *scheduler[M]) take(t *tenant[M]) (e *entry[M], start int64) {
 	if start-s.virtual > 0 { // it is not where a correction has left it
 		s.virtual = start
 	}
-	t.start += charge(e.cost, t.weight)
+	t.start += charge(e.cost, int64(t.weight))
 	t.running++
 	return e, start
 }

@@ -37,6 +37,9 @@ func (r *run[M]) toSettle(e *entry[M]) {
 			return
 		}
 		e.settling = true
+		t.bytes -= e.bytes
+		t.leavers += e.bytes
+		r.leavers += e.bytes
 		r.outgoing++
 		if t.settling++; t.settling == 1 {
 			t.settled = r.clock.now()

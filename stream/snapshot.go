@@ -126,7 +126,7 @@ func (r *run[M]) rank(top int) (byWaited, byDenied []TenantLoad) {
 	for _, t := range r.tenants {
 		t.tally(now)
 		load := TenantLoad{
-			Tenant: t.name, Waiting: t.waiting, Running: t.running,
+			Tenant: t.name, Waiting: int(t.waiting), Running: int(t.running),
 			Waited: time.Duration(t.waited) << tickBits, Denied: int64(t.denials),
 		}
 		waited.add(int64(load.Waited), load)

@@ -120,6 +120,12 @@ func newSoak(t *testing.T, seed uint64) *soak {
 	if one(3) {
 		s.cfg.Policy.MaxWait = time.Duration(s.rng.IntN(3000)-100) * time.Millisecond
 	}
+	if one(3) {
+		s.cfg.WindowBytes = 200 + s.rng.IntN(100*s.cfg.Window)
+	}
+	if one(3) {
+		s.cfg.PartitionWindow = 1 + s.rng.IntN(s.cfg.Window)
+	}
 	if s.remote {
 		s.cfg.Limiter = &remoteChecker{lim: lim, soak: s}
 	}

@@ -37,8 +37,9 @@ type Intake[M any] interface {
 	// should fetch so that little of it has to wait outside of the gate.
 	Room(ctx context.Context, most int) (int, error)
 
-	// Deliver hands a message over. It blocks while the gate's window is full,
-	// and so holds back the goroutine that calls it and no other. After a nil
+	// Deliver hands a message over. It blocks while the gate's window is full, or
+	// the part of it that the message's partition may have, and so holds back the
+	// goroutine that calls it and no other. After a nil
 	// error the gate owns the message and will settle or release it; after an
 	// error, which is ctx's or [ErrStopped], it has not taken it.
 	Deliver(ctx context.Context, d Delivery[M]) error
@@ -114,9 +115,16 @@ type Meta struct {
 	// comes back is taken for the first of its key that is expected.
 	Order int64
 
-	// Bytes is the size of the message, headers included. The gate counts its
-	// window in messages and does not look at it.
+	// Bytes is the size of the message, headers included, 0 if it is not known.
+	// It counts against [Config.WindowBytes].
 	Bytes int
+
+	// Partition names the part of the source that the message came from, where
+	// messages are settled in order: whatever is settled there counts only when
+	// all before it is, too. It is empty where each message is settled by itself.
+	// Messages of a partition that have different channels for their revocation
+	// are taken for those of different partitions.
+	Partition string
 }
 
 // Deferral says when a message is to come back, and with which counts.

@@ -59,6 +59,35 @@ func TestSlowDeferralsLeaveRoom(t *testing.T) {
 	})
 }
 
+// So it is when their sizes fill the window before their number does.
+func TestSlowLargeDeferralsLeaveRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, limits{"noisy": gcra.DenyAll()}, stream.Config[*parcel]{Window: 1000, WindowBytes: 1000}, nil)
+		slow := func(context.Context, string) error {
+			time.Sleep(3 * time.Second)
+			return nil
+		}
+		go func() {
+			for {
+				p := &parcel{name: "noisy", tenant: "noisy", settle: slow, rig: r, meta: stream.Meta{Bytes: 100}}
+				if r.in.Deliver(t.Context(), p) != nil {
+					return
+				}
+			}
+		}()
+		for range 20 {
+			time.Sleep(time.Second)
+			if s := r.gate.Stats(); s.Bytes > 400 {
+				t.Fatalf("the noisy tenant holds %d of 1000 bytes", s.Bytes)
+			}
+		}
+		if s := r.gate.Stats(); s.Released > 0 || s.Deferred < 15 {
+			t.Errorf("%+v, want deferrals and nothing released", s)
+		}
+		r.end()
+	})
+}
+
 // A broker that does not take dead letters at all costs those their delivery,
 // and nobody else: also when all messages come from one goroutine.
 func TestStuckDeadLettersAreReleased(t *testing.T) {

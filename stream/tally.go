@@ -36,6 +36,6 @@ func (t *tenant[M]) tally(now int64) {
 // count counts that n more messages of t wait in memory.
 func (r *run[M]) count(t *tenant[M], n int, now int64) {
 	t.tally(now)
-	t.waiting += n
+	t.waiting += int32(n)
 	r.waiting += n
 }

@@ -7,21 +7,24 @@ import "github.com/fluxlimiter/flux"
 type tenant[M any] struct {
 	name   string
 	handle *flux.Handle[string] // nil if the limiter is not a flux.Limiter
-	weight int64
 
 	// Messages whose turn may come: those that came in order are in queue, the
 	// few that are older than its last one, because they are tried again, in
 	// early.
 	queue list[M]
-	early heap[*entry[M]]
+	early *heap[*entry[M]] // nil: there were none yet
 
 	queued  int64 // cost of all that wait for their turn, the blocked included
-	held    int   // messages in the window
-	waiting int   // of them in queue, in early, blocked or in backoff
-	running int
+	bytes   int64 // of its messages that are not being settled
+	leavers int64 // of those that are
+	settled int64 // when one was settled last, or the first of those began to be
 
-	settling int   // with the settlers, or waiting for them
-	settled  int64 // when one was settled last, or the first of those began to be
+	held     int32 // messages in the window
+	waiting  int32 // of them in queue, in early, blocked or in backoff
+	running  int32
+	settling int32 // with the settlers, or waiting for them
+	latched  int32 // messages in the deferred lists of its keys
+	awaiting int32 // messages blocked by nothing but a deferred one
 
 	// Flags, together because there may be a hundred thousand tenants.
 	known     bool // start means something
@@ -33,11 +36,9 @@ type tenant[M any] struct {
 	picks     int8 // how many gaps gap is known from, up to enoughPicks
 
 	// Fair queueing, see scheduler.
-	where place
-	index int32
-
-	latched  int32 // messages in the deferred lists of its keys
-	awaiting int32 // messages blocked by nothing but a deferred one
+	where  place
+	index  int32
+	weight int32
 
 	// The tally, see there.
 	tallied uint32  // when it was brought up to date, in ticks
@@ -52,6 +53,7 @@ type tenant[M any] struct {
 
 	// The limit. Times are readings of the gate's clock.
 	grantAt   int64 // when the limiter will admit its next message, unset: now, as far as known
+	denied    int64 // when it first refused that message as the next in turn, unset: not yet
 	lastGrant int64
 	lookAt    int64   // when to see whether the limit was raised
 	remote    *remote // what the limiter said, if it may block
@@ -84,7 +86,7 @@ func (t *tenant[M]) setIndex(i int32) { t.index = i }
 // head returns the message whose turn is next, nil if none can be.
 func (t *tenant[M]) head() *entry[M] {
 	first := t.queue.first
-	if t.early.len() > 0 {
+	if t.early != nil && t.early.len() > 0 {
 		if e, arrival := t.early.top(); first == nil || arrival < first.arrival {
 			return e
 		}
@@ -96,7 +98,13 @@ func (t *tenant[M]) head() *entry[M] {
 func (t *tenant[M]) enqueue(e *entry[M]) {
 	if last := t.queue.last; last != nil && e.arrival < last.arrival {
 		e.state = stateEarly
+		if t.early == nil {
+			t.early = new(heap[*entry[M]])
+		}
 		t.early.push(e, e.arrival)
+		if t.head() == e {
+			t.denied = unset
+		}
 		return
 	}
 	e.state = stateQueued
@@ -105,6 +113,9 @@ func (t *tenant[M]) enqueue(e *entry[M]) {
 
 // dequeue takes out an entry that waits for its turn.
 func (t *tenant[M]) dequeue(e *entry[M]) {
+	if t.head() == e {
+		t.denied = unset
+	}
 	if e.state == stateEarly {
 		t.early.remove(e.index)
 	} else {
@@ -155,7 +166,7 @@ func (r *run[M]) tenant(a *arrival[M], now int64) *tenant[M] {
 	t := r.tenants[a.tenant]
 	switch {
 	case t == nil:
-		t = &tenant[M]{name: a.tenant, grantAt: unset, lastGrant: unset, horizon: unset, again: unset, picked: unset, lookAt: unset, since: now, tallied: ticks(now)}
+		t = &tenant[M]{name: a.tenant, grantAt: unset, denied: unset, lastGrant: unset, horizon: unset, again: unset, picked: unset, lookAt: unset, since: now, tallied: ticks(now)}
 		switch {
 		case a.tenant == "":
 			// It is never asked for.
@@ -169,7 +180,7 @@ func (r *run[M]) tenant(a *arrival[M], now int64) *tenant[M] {
 		r.idlers.remove(t)
 		t.since = now
 	}
-	t.weight = a.weight
+	t.weight = int32(a.weight)
 	return t
 }
 

@@ -1,5 +1,66 @@
 package stream
 
+import "math/bits"
+
+// byteLimits are the bounds of the window in bytes.
+type byteLimits struct {
+	window, tenant, partition int64
+}
+
+func newByteLimits[M any](cfg *Config[M]) byteLimits {
+	part := func(messages int) int64 {
+		hi, lo := bits.Mul64(uint64(cfg.WindowBytes), uint64(messages))
+		part, _ := bits.Div64(hi, lo, uint64(cfg.Window))
+		return int64(max(1, part))
+	}
+	return byteLimits{int64(cfg.WindowBytes), part(cfg.TenantWindow), part(cfg.PartitionWindow)}
+}
+
+// open reports whether there is room for a message.
+func (r *run[M]) open() bool { return r.held < r.cfg.Window && r.bytes < r.limits.window }
+
+// fitting returns how many of a number of messages have room in so many bytes,
+// if they are as large as those that are held, at least 1.
+func (r *run[M]) fitting(messages int, bytes int64) int {
+	if r.bytes > 0 {
+		mean := max(1, r.bytes/int64(r.held))
+		messages = int(min(int64(messages), bytes/mean))
+	}
+	return max(1, messages)
+}
+
+// share returns how many messages a tenant may have.
+func (r *run[M]) share() int { return r.fitting(r.cfg.TenantWindow, r.limits.tenant) }
+
+// full reports whether the partition that w watches has its part of the window.
+func (r *run[M]) full(w *watch[M]) bool {
+	return w != nil && w.id.partition != "" && (w.refs >= r.cfg.PartitionWindow || w.bytes >= r.limits.partition)
+}
+
+// surplusOf returns what t has beyond its share of the window, negative if that
+// has room. What is being settled is on its way out.
+func (r *run[M]) surplusOf(t *tenant[M]) (messages int, bytes int64) {
+	return int(t.waiting+t.running) - r.cfg.TenantWindow, t.bytes - r.limits.tenant
+}
+
+// shareUsed reports whether t has its share of the window without e.
+func (r *run[M]) shareUsed(t *tenant[M], e *entry[M]) bool {
+	messages, bytes := r.surplusOf(t)
+	return messages >= 0 || bytes-e.bytes >= 0
+}
+
+// cramped reports whether t, without e, has as many messages as are still
+// free in the window, or in the part of it that the partition of e may have.
+func (r *run[M]) cramped(t *tenant[M], e *entry[M]) bool {
+	messages, size := int(t.waiting+t.running), t.bytes-e.bytes
+	if messages > r.cfg.Window-r.held || size > 0 && size >= r.limits.window-r.bytes+e.bytes {
+		return true
+	}
+	w := e.watch
+	return w != nil && w.id.partition != "" &&
+		(messages > r.cfg.PartitionWindow-w.refs || size > 0 && size >= r.limits.partition-w.bytes+e.bytes)
+}
+
 // entry returns the entry of an arrival.
 func (r *run[M]) entry(a *arrival[M], t *tenant[M], now int64) *entry[M] {
 	e := r.free
@@ -11,7 +72,7 @@ func (r *run[M]) entry(a *arrival[M], t *tenant[M], now int64) *entry[M] {
 	}
 	e.delivery, e.tenant, e.cost = a.delivery, t, a.cost
 	e.attempts, e.deferrals = int32(a.meta.Attempts), int32(a.meta.Deferrals)
-	e.published, e.delivered, e.denied = unixNano(a.meta.Time), now, unset
+	e.published, e.delivered, e.bytes = unixNano(a.meta.Time), now, int64(max(0, a.meta.Bytes))
 	r.arrivals++
 	e.arrival, e.order = r.arrivals, a.meta.Order
 	if e.order != 0 {
@@ -20,8 +81,8 @@ func (r *run[M]) entry(a *arrival[M], t *tenant[M], now int64) *entry[M] {
 		e.order = r.firstOrder + r.arrivals
 	}
 	e.key = r.key(a, t)
-	if a.revoked != nil {
-		r.watchFor(e, a.revoked)
+	if a.revoked != nil || a.meta.Partition != "" {
+		r.watchFor(e, a)
 	}
 	return e
 }
@@ -32,9 +93,14 @@ func (r *run[M]) complete(e *entry[M], now int64) {
 	t, k := e.tenant, e.key
 	r.held--
 	t.held--
+	r.bytes -= e.bytes
 	if e.settling {
 		r.outgoing--
 		t.settling--
+		r.leavers -= e.bytes
+		t.leavers -= e.bytes
+	} else {
+		t.bytes -= e.bytes
 	}
 	if k != nil {
 		k.refs--

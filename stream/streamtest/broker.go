@@ -24,6 +24,7 @@ type Message struct {
 	Key       string
 	Cost      int64
 	Partition int
+	Bytes     int // defaults to 100
 
 	// Work is for handlers: how long to work on it, say.
 	Work time.Duration
@@ -129,6 +130,9 @@ func (b *Broker) Publish(messages ...Message) {
 		b.published++
 		m.ID = b.published
 		m.Cost = max(1, m.Cost)
+		if m.Bytes == 0 {
+			m.Bytes = 100
+		}
 		r := &record{message: &m, position: b.next(), published: time.Now(), tries: make(map[Kind]int)}
 		p := b.partitions[m.Partition]
 		p.waiting = append(p.waiting, r)

@@ -2,6 +2,7 @@ package streamtest
 
 import (
 	"context"
+	"strconv"
 
 	"github.com/fluxlimiter/flux/stream"
 )
@@ -26,7 +27,8 @@ func (d *delivery) Meta() stream.Meta {
 	r := d.record
 	m := stream.Meta{
 		Time: r.published, Attempts: r.attempts, Deferrals: r.deferrals,
-		Redelivered: r.delivered > 1, Bytes: 100,
+		Redelivered: r.delivered > 1, Bytes: r.message.Bytes,
+		Partition: strconv.Itoa(r.message.Partition),
 	}
 	switch d.broker.cfg.Order {
 	case Position:
