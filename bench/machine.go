@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/fluxlimiter/flux/bench/internal/cputime"
 )
 
 // userHZ is the unit of /proc/stat: Linux reports hundredths of a second to
@@ -35,9 +37,9 @@ type machine struct {
 
 // measure runs f and returns what it took.
 func (m *machine) measure(f func()) spent {
-	busy, cpu, start := busyTime(), processTime(), time.Now()
+	busy, cpu, start := busyTime(), cputime.Process(), time.Now()
 	f()
-	s := spent{wall: time.Since(start), cpu: processTime() - cpu}
+	s := spent{wall: time.Since(start), cpu: cputime.Process() - cpu}
 	if after := busyTime(); after > 0 {
 		total := float64(s.wall) * float64(runtime.NumCPU())
 		s.foreign = min(max(0, float64(after-busy-s.cpu)/total), 1)

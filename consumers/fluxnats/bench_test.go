@@ -117,7 +117,7 @@ func compareOver(b *testing.B, tcp bool, f through) {
 	}
 	payload := make([]byte, 200)
 	for i := range messages {
-		if _, err := js.PublishAsync(fmt.Sprintf("in.%d", i%1000), payload); err != nil {
+		if _, err := js.PublishAsync(fmt.Sprintf("in.%d", i%1000), payload, jetstream.WithStallWait(10*time.Second)); err != nil {
 			b.Fatal(err)
 		}
 	}

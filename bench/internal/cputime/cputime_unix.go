@@ -1,14 +1,14 @@
 //go:build linux || darwin
 
-package main
+package cputime
 
 import (
 	"syscall"
 	"time"
 )
 
-// processTime returns the CPU time of all threads of this process.
-func processTime() time.Duration {
+// Process returns the CPU time of all threads of this process.
+func Process() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		return 0
