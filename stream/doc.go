@@ -46,7 +46,9 @@
 // as it can be foretold: those that are deferred come back one after the other,
 // a little early, and are admitted when they do. Messages that arrive meanwhile
 // come after them, unless they could run at once: no worker and no token is
-// left unused for the sake of order.
+// left unused for the sake of that. Some may be where messages of a key have to
+// follow one that is away, or where the source brings them back later than half
+// of MaxWait after the time that they were deferred to, and has no others.
 //
 // # Order
 //
@@ -66,7 +68,8 @@
 //     settled, the later ones wait.
 //   - While one is deferred, for its limit, to be tried again later or because
 //     its handler asked for it, later ones wait here if it is due back within
-//     half of MaxWait, and are deferred behind it otherwise.
+//     half of MaxWait and no more than a quarter of the window waits so, and are
+//     deferred behind it otherwise.
 //   - A dead letter or a dropped message is over: the later ones go on.
 //   - After a revocation, messages that come again go in their old order, before
 //     any later one that has not been started.
