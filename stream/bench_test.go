@@ -125,6 +125,39 @@ func BenchmarkHooks(b *testing.B) {
 	}
 }
 
+// BenchmarkGateBatch is BenchmarkGate with a handler of batches.
+func BenchmarkGateBatch(b *testing.B) {
+	for _, mixed := range []bool{false, true} {
+		b.Run(fmt.Sprintf("mixed=%v", mixed), func(b *testing.B) {
+			lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(1_000_000_000)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			gate, err := stream.New(stream.Config[*benchMessage]{
+				Limiter: lim, Tenant: func(m *benchMessage) string { return m.tenant },
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			src := newBenchSource(10)
+			src.n = b.N
+			b.ReportAllocs()
+			var batches atomic.Int64
+			if err := gate.RunBatch(b.Context(), src, stream.BatchConfig{Mixed: mixed}, func(context.Context, []*stream.Item[*benchMessage]) error {
+				batches.Add(1)
+				return nil
+			}); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "Mmsg/s")
+			b.ReportMetric(float64(b.N)/float64(max(1, batches.Load())), "msg/batch")
+			if n := src.settled.Load(); n != int64(src.n) {
+				b.Fatalf("%d settled, want %d", n, src.n)
+			}
+		})
+	}
+}
+
 // TestAllocations holds that a message costs no allocation once its tenant is
 // known, of the handler's context neither: but for a few per thousand when the
 // source goes to sleep.

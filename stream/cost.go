@@ -13,9 +13,11 @@ import (
 // than 0 counts as 0, more than 2⁴⁰ as that.
 //
 // When the handler has returned, whatever it returned, the limiter is corrected
-// by the difference: tokens that were not used are given back, those that were
-// used beyond the estimate are a debt, which later messages of the tenant wait
-// for. The tenant's share of the workers is corrected likewise. The next attempt,
+// by the difference. Tokens that were not used are given back, but for those that
+// the tenant has had back meanwhile anyway. Those that were used beyond the
+// estimate are a debt, which later messages of the tenant wait for. So an
+// estimate that is never too low keeps the limit exactly, whatever is given back.
+// The tenant's share of the workers is corrected likewise. The next attempt,
 // if there is one, is admitted by the estimate again.
 //
 // A limiter other than a [flux.Limiter] is corrected through those of its
@@ -43,17 +45,51 @@ func (r *run[M]) correct(j *job[M]) {
 	switch {
 	case more > 0 && t.handle != nil:
 		_, _ = t.handle.DebtAt(r.clock.now(), more)
-	case more < 0 && t.handle != nil:
-		_ = t.handle.RefundAt(r.clock.now(), -more)
 	case more > 0:
 		if l, ok := r.cfg.Limiter.(debtor); ok {
 			_, _ = l.Debt(r.settling, t.name, more)
 		}
 	case more < 0:
-		if l, ok := r.cfg.Limiter.(flux.Refunder[string]); ok {
-			_ = l.Refund(r.settling, t.name, -more)
+		r.refund(j, -more, r.clock.now())
+	}
+}
+
+// refund gives back n of the tokens that were spent for the message of j, but
+// for those that its tenant has had back meanwhile anyway: what it has spent
+// since then was spent on top of them, and is not to be given back.
+func (r *run[M]) refund(j *job[M], n, now int64) {
+	t := j.entry.tenant
+	if t.handle != nil {
+		d, err := t.handle.CheckAt(now, 0)
+		if n = unearned(d, j.repaid-now, n); err == nil && n > 0 {
+			_ = t.handle.RefundAt(now, n)
+		}
+		return
+	}
+	if l, ok := r.cfg.Limiter.(flux.Refunder[string]); ok {
+		if n = unearned(j.answer, j.repaid-now, n); n > 0 {
+			_ = l.Refund(r.settling, t.name, n)
 		}
 	}
+}
+
+// unearned returns how many of n tokens take no longer than span to be earned by
+// a limit that d tells of, and all of them if it tells nothing.
+func unearned(d flux.Decision, span, n int64) int64 {
+	span = max(0, span)
+	if earn(d, n) <= span {
+		return n
+	}
+	// low tokens do not take longer, and n do.
+	low := int64(0)
+	for n-low > 1 {
+		if middle := low + (n-low)/2; earn(d, middle) <= span {
+			low = middle
+		} else {
+			n = middle
+		}
+	}
+	return low
 }
 
 // recharge corrects the share of the workers that the tenant of j has had for

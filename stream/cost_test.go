@@ -99,6 +99,54 @@ func TestSetCostOfAnAttempt(t *testing.T) {
 	})
 }
 
+// TestRefundsKeepTheLimit holds that what the messages have cost in truth keeps
+// the limit over every window, where the estimates were never too low: a refund
+// that comes late gives back nothing that time has given back already.
+func TestRefundsKeepTheLimit(t *testing.T) {
+	for _, remote := range []bool{false, true} {
+		for seed := range uint64(20) {
+			synctest.Test(t, func(t *testing.T) {
+				rng := rand.New(rand.NewPCG(seed, 7))
+				l := limits{
+					"a": gcra.PerSecond(10), "b": gcra.PerSecond(100).WithBurst(10), "c": gcra.PerMinute(50).WithBurst(20), "d": gcra.PerSecond(7).WithBurst(30),
+				}
+				s := newScene(t, l, stream.Config[*message]{})
+				estimates := map[int64]int64{}
+				cfg := stream.Config[*message]{
+					Limiter: s.lim,
+					Tenant:  func(m *message) string { return m.Tenant },
+					Cost:    func(m *message) int64 { return estimates[m.ID] },
+					Policy:  stream.Policy{MaxWait: time.Hour, MaxDeferrals: -1},
+				}
+				if remote {
+					cfg.Limiter = struct{ flux.Refunder[string] }{s.lim}
+				}
+				var err error
+				if s.gate, err = stream.New(cfg); err != nil {
+					t.Fatal(err)
+				}
+				for id := range int64(600) {
+					m := message{Tenant: string("abcd"[rng.IntN(4)]), Cost: 1 + rng.Int64N(3), Work: time.Duration(rng.IntN(3000)) * time.Millisecond}
+					estimates[id+1] = m.Cost + rng.Int64N(8)
+					s.broker.Publish(m)
+				}
+				s.handle = func(ctx context.Context, m *message) error {
+					time.Sleep(m.Work)
+					stream.SetCost(ctx, m.Cost)
+					return nil
+				}
+				took := s.run()
+				if err := s.broker.History().Rate(s.limit); err != nil {
+					t.Errorf("remote %v, seed %d: %v", remote, seed, err)
+				}
+				if n := s.gate.Stats().Processed; n != 600 || took > 10*time.Minute {
+					t.Errorf("%d processed in %v", n, took)
+				}
+			})
+		}
+	}
+}
+
 // remoteLimiter is a Checker that notes how it is corrected.
 type remoteLimiter struct {
 	checkerFunc

@@ -21,40 +21,46 @@ func (r *run[M]) pick(w *worker[M], now int64) (ask *tenant[M]) {
 	if r.draining {
 		return nil
 	}
-	for {
+	for ask == nil && w.entry == nil {
 		t := r.sched.next()
 		if t == nil {
 			return nil
 		}
-		e := t.head()
-		if e.revoked() {
-			r.withdraw(e, now)
-			continue
-		}
-		if t.handle == nil {
-			t.asking = true
-			r.sched.arrange(t, now)
-			return t
-		}
-		at := t.slot(e, now)
-		d, err := t.handle.CheckAt(at, e.cost)
-		if err == nil && t.remote != nil {
-			t.remote.failures = 0
-		}
-		switch {
-		case err != nil:
-			if r.undecided(w, t, e, err, now); w.entry != nil {
-				return nil
-			}
-		case d.Allowed():
-			r.grant(w, t, at, now)
-			r.step(t, d, at, now)
-			r.sched.arrange(t, now)
-			return nil
-		default:
-			r.refused(t, e, d, at, now)
-		}
+		ask = r.try(w, t, now)
 	}
+	return ask
+}
+
+// try gives the next message of t, which is ready, to w if the limiter grants it.
+// It returns t if it is to be asked for by a limiter that may block.
+func (r *run[M]) try(w *worker[M], t *tenant[M], now int64) (ask *tenant[M]) {
+	e := t.head()
+	if e.revoked() {
+		r.withdraw(e, now)
+		return nil
+	}
+	if t.handle == nil {
+		t.asking = true
+		r.sched.arrange(t, now)
+		return t
+	}
+	at := t.slot(e, now)
+	d, err := t.handle.CheckAt(at, e.cost)
+	if err == nil && t.remote != nil {
+		t.remote.failures = 0
+	}
+	switch {
+	case err != nil:
+		r.undecided(w, t, e, err, now)
+	case d.Allowed():
+		r.grant(w, t, at, now)
+		w.repaid = at + int64(d.ResetAfter)
+		r.step(t, d, at, now)
+		r.sched.arrange(t, now)
+	default:
+		r.refused(t, e, d, at, now)
+	}
+	return nil
 }
 
 // slot returns the time to ask the limiter at for the next message of t.
@@ -267,6 +273,7 @@ func (r *run[M]) answered(w *worker[M], t *tenant[M], cost int64, d flux.Decisio
 	case d.Allowed() && e.cost <= cost:
 		*t.remote = remote{last: d, at: now}
 		r.grant(w, t, now, now)
+		w.repaid, w.answer = now+int64(d.ResetAfter), d
 		if t.limited, t.grantAt = d.Delay(1) > 0 && d.Limit() != (gcra.Limit{}), unset; t.limited {
 			// At once: those that arrive before the next is refused come after
 			// those that go now, not after all that are parked.

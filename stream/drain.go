@@ -12,8 +12,8 @@ import (
 const patience = time.Second
 
 // supervise is the life of a run: it starts everything, waits for the end, and
-// sees to it that everything ends.
-func (r *run[M]) supervise(ctx context.Context, src Source[M], handle Handler[M]) error {
+// sees to it that everything ends. work is the life of a worker.
+func (r *run[M]) supervise(ctx context.Context, src Source[M], work func(*worker[M])) error {
 	// Handlers and settles outlive ctx until the drain is over.
 	values := context.WithoutCancel(ctx)
 	handling, stopHandlers := context.WithCancelCause(values)
@@ -25,7 +25,7 @@ func (r *run[M]) supervise(ctx context.Context, src Source[M], handle Handler[M]
 	r.handling, r.settling, r.asking = handling, settling, sourcing
 
 	for _, w := range r.workers {
-		r.spawn(func() { r.loop(w, handle) })
+		r.spawn(func() { work(w) })
 	}
 	for range settlers {
 		r.spawn(r.settleLoop)
@@ -158,11 +158,19 @@ func (r *run[M]) abandon(stop func()) {
 		r.withdraw(e, now)
 	}
 	for _, w := range r.workers {
-		if w.entry != nil && w.phase.CompareAndSwap(phaseHandling, phaseAbandoned) {
-			w.entry.abandoned = true
-			w.entry.tenant.running--
-			r.giveUp(w.entry)
+		r.abandonJob(&w.job)
+		if w.batch != nil {
+			for _, j := range w.batch.jobs {
+				r.abandonJob(j)
+			}
 		}
+	}
+	for _, b := range r.gathering {
+		for _, j := range b.jobs {
+			j.entry.tenant.running--
+			r.giveUp(j.entry)
+		}
+		b.jobs = b.jobs[:0]
 	}
 	// Whoever else has a turn leaves the list as it found it: empty.
 	leaving := r.leaving
@@ -172,6 +180,15 @@ func (r *run[M]) abandon(stop func()) {
 	r.mu.Lock()
 	r.leaving = leaving
 	r.unlock(now)
+}
+
+// abandonJob releases the message of j, if its handler is still at it.
+func (r *run[M]) abandonJob(j *job[M]) {
+	if j.entry != nil && j.phase.CompareAndSwap(phaseHandling, phaseAbandoned) {
+		j.entry.abandoned = true
+		j.entry.tenant.running--
+		r.giveUp(j.entry)
+	}
 }
 
 // join waits for all goroutines of the run to end, but for no longer than

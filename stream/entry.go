@@ -12,6 +12,7 @@ const (
 	stateQueued     state = iota + 1 // in its tenant's queue, its turn may come
 	stateEarly                       // in its tenant's heap of older messages, likewise
 	stateBlocked                     // behind another message of its order key
+	stateGathered                    // granted, in a batch that is not with a worker yet
 	stateRunning                     // owned by a worker
 	stateBackoff                     // waits for its next attempt
 	stateSettle                      // waits for a settler

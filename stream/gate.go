@@ -60,6 +60,13 @@ func New[M any](cfg Config[M]) (*Gate[M], error) {
 // [Deferrer]. It may be called again after it has returned; the gate's totals go
 // on counting, and everything else starts afresh.
 func (g *Gate[M]) Run(ctx context.Context, src Source[M], handle Handler[M]) error {
+	return g.runWith(ctx, src, func(r *run[M]) func(*worker[M]) {
+		return func(w *worker[M]) { r.loop(w, handle) }
+	})
+}
+
+// runWith is Run with workers whose life is what prepare returns.
+func (g *Gate[M]) runWith(ctx context.Context, src Source[M], prepare func(*run[M]) func(*worker[M])) error {
 	defers := true
 	if s, ok := src.(Deferrer); ok && !s.CanDefer() {
 		defers = false
@@ -72,7 +79,7 @@ func (g *Gate[M]) Run(ctx context.Context, src Source[M], handle Handler[M]) err
 		return err
 	}
 	defer g.end(r)
-	return r.supervise(ctx, src, handle)
+	return r.supervise(ctx, src, prepare(r))
 }
 
 func (g *Gate[M]) begin(defers bool) (*run[M], error) {

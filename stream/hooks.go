@@ -83,7 +83,7 @@ func (i Info) Dwell(at time.Time) time.Duration {
 // Stats are the gate's totals.
 type Stats struct {
 	// Held counts the messages in the window, Waiting those of them that are
-	// parked, Running those in a handler. The rest is being settled.
+	// parked, Running those in a handler, or in a batch for one. The rest is being settled.
 	Held, Waiting, Running int
 
 	// Bytes is how many bytes the messages in the window have.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -91,6 +92,38 @@ type limits map[string]gcra.Limit
 // handle defaults to success.
 func start(t *testing.T, l limits, cfg stream.Config[*parcel], handle stream.Handler[*parcel]) *rig {
 	t.Helper()
+	if handle == nil {
+		handle = func(context.Context, *parcel) error { return nil }
+	}
+	return startWith(t, l, cfg, func(ctx context.Context, r *rig, src sourceFunc) error {
+		return r.gate.Run(ctx, src, func(ctx context.Context, p *parcel) error {
+			r.note("%s run", p.name)
+			return handle(ctx, p)
+		})
+	})
+}
+
+// startBatch is start for batches, whose runs are logged as one.
+func startBatch(t *testing.T, l limits, cfg stream.Config[*parcel], batch stream.BatchConfig, handle stream.BatchHandler[*parcel]) *rig {
+	t.Helper()
+	return startWith(t, l, cfg, func(ctx context.Context, r *rig, src sourceFunc) error {
+		return r.gate.RunBatch(ctx, src, batch, func(ctx context.Context, items []*stream.Item[*parcel]) error {
+			names := make([]string, len(items))
+			for i, item := range items {
+				names[i] = item.Message.name
+			}
+			r.note("run %s", strings.Join(names, " "))
+			if handle == nil {
+				return nil
+			}
+			return handle(ctx, items)
+		})
+	})
+}
+
+// startWith runs a gate by run.
+func startWith(t *testing.T, l limits, cfg stream.Config[*parcel], run func(context.Context, *rig, sourceFunc) error) *rig {
+	t.Helper()
 	r := &rig{t: t, begin: time.Now(), ended: make(chan error, 1)}
 	var err error
 	r.lim, err = flux.New(flux.Config[string]{
@@ -109,9 +142,6 @@ func start(t *testing.T, l limits, cfg stream.Config[*parcel], handle stream.Han
 	if cfg.Cost == nil {
 		cfg.Cost = func(p *parcel) int64 { return p.cost }
 	}
-	if handle == nil {
-		handle = func(context.Context, *parcel) error { return nil }
-	}
 	if r.gate, err = stream.New(cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +149,7 @@ func start(t *testing.T, l limits, cfg stream.Config[*parcel], handle stream.Han
 	r.stop = stop
 	started := make(chan struct{})
 	go func() {
-		r.ended <- r.gate.Run(ctx, sourceFunc(func(ctx context.Context, in stream.Intake[*parcel]) error {
+		r.ended <- run(ctx, r, func(ctx context.Context, in stream.Intake[*parcel]) error {
 			r.in = in
 			close(started)
 			<-ctx.Done()
@@ -128,9 +158,6 @@ func start(t *testing.T, l limits, cfg stream.Config[*parcel], handle stream.Han
 				time.Sleep(time.Millisecond)
 			}
 			return nil
-		}), func(ctx context.Context, p *parcel) error {
-			r.note("%s run", p.name)
-			return handle(ctx, p)
 		})
 	}()
 	<-started
@@ -182,13 +209,24 @@ func (r *rig) forget() {
 // last call, in any order within one instant.
 func (r *rig) want(want ...string) {
 	r.t.Helper()
+	r.compare(r.taken(), want)
+}
+
+// taken waits until all has happened that happens now, and returns what has been
+// logged since the last call.
+func (r *rig) taken() []string {
 	synctest.Wait()
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	got := r.log
 	r.log = nil
-	r.mu.Unlock()
-	slices.Sort(got)
-	want = slices.Sorted(slices.Values(want))
+	return got
+}
+
+// compare fails the test unless both logs are the same in some order.
+func (r *rig) compare(got, want []string) {
+	r.t.Helper()
+	got, want = slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))
 	if !slices.Equal(got, want) {
 		r.t.Errorf("\ngot  %q\nwant %q", got, want)
 	}

@@ -16,9 +16,9 @@ import (
 // whose LimitFor and hooks are called with it.
 //
 // The code of a run is in: intake.go (messages come in), admit.go (what becomes
-// of them), dispatch.go (they go to the workers), work.go (handlers), settle.go
-// (they leave), reclaim.go (they make room), revoke.go (they are lost), drain.go
-// (the end).
+// of them), dispatch.go (they go to the workers), work.go (handlers), gather.go
+// and batch.go (handlers of batches), settle.go (they leave), reclaim.go (they
+// make room), revoke.go (they are lost), drain.go (the end), tell.go (hooks).
 type run[M any] struct {
 	cfg    *Config[M]
 	clock  clock
@@ -65,6 +65,14 @@ type run[M any] struct {
 	idle    int // workers asleep
 	waking  bool
 	work    sync.Cond
+
+	// Only for batches.
+	batching  *BatchConfig // nil: messages run one by one
+	gathering []*batch[M]  // those that wait for more messages, the oldest first
+	launched  int          // those that run
+	checking  int          // workers that ask the limiter for messages to gather
+	spare     []*batch[M]  // to be used again, like jobs
+	jobs      []*job[M]
 
 	overdrawn []*tenant[M] // that may have more than their share of the window
 
@@ -136,7 +144,7 @@ func (r *run[M]) unlock(now int64) {
 		}
 	}
 	r.arm(now)
-	if r.idle > 0 && !r.waking && r.sched.ready.len() > 0 {
+	if r.idle > 0 && !r.waking && r.workable(now) {
 		// One at a time: the worker that wakes up wakes the next if there is
 		// work left, so that a single message does not wake all.
 		r.waking = true
@@ -233,6 +241,11 @@ func (r *run[M]) arm(now int64) {
 			next = earlier(next, r.uncrowded(r.tenants[b.arrival.tenant], &b.arrival))
 		}
 	}
+	for _, b := range r.gathering {
+		if b.due > now {
+			next = earlier(next, b.due)
+		}
+	}
 	if r.blocked.n+r.barred.n > 0 {
 		for _, t := range r.overdrawn {
 			next = earlier(next, t.moved()+int64(stuck))
@@ -296,6 +309,16 @@ func (r *run[M]) stats() Stats {
 		if w.entry != nil && w.phase.Load() != phaseAbandoned {
 			s.Running++
 		}
+		if w.batch != nil {
+			for _, j := range w.batch.jobs {
+				if j.phase.Load() != phaseAbandoned {
+					s.Running++
+				}
+			}
+		}
+	}
+	for _, b := range r.gathering {
+		s.Running += len(b.jobs)
 	}
 	return s
 }

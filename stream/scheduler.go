@@ -33,7 +33,8 @@ type scheduler[M any] struct {
 	virtual int64
 	ready   heap[*tenant[M]]
 	waiting heap[*tenant[M]]
-	cap     int // of running messages per tenant
+	cap     int  // of running messages per tenant, or of batches
+	batches bool // messages run in batches
 }
 
 const (
@@ -106,7 +107,7 @@ func (s *scheduler[M]) arrange(t *tenant[M], now int64) {
 	head := t.head()
 	want := placeReady
 	switch {
-	case head == nil || t.asking || int(t.running) >= s.cap:
+	case head == nil || t.asking || s.capped(t):
 		want = placeNone
 	case t.grantAt > now:
 		want = placeWaiting
@@ -133,6 +134,14 @@ func (s *scheduler[M]) arrange(t *tenant[M], now int64) {
 	case want == placeWaiting && s.waiting.slots[t.index].key != due:
 		s.waiting.fix(t.index, due)
 	}
+}
+
+// capped reports whether t has as many workers as it may have.
+func (s *scheduler[M]) capped(t *tenant[M]) bool {
+	if s.batches {
+		return t.batch == nil && int(t.batches) >= s.cap
+	}
+	return int(t.running) >= s.cap
 }
 
 // withdraw takes t out of both heaps.

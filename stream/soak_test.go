@@ -34,6 +34,25 @@ func TestSoak(t *testing.T) {
 	}
 }
 
+// TestBatchSoak is TestSoak with handlers of batches.
+func TestBatchSoak(t *testing.T) {
+	for seed := *soakFirst; seed < *soakFirst+uint64(*soakSeeds); seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSoak(t, seed)
+				s.batch = &stream.BatchConfig{Size: 1 + s.rng.IntN(s.cfg.Window/2), Mixed: s.rng.IntN(2) == 0}
+				if part := s.cfg.PartitionWindow; part > 0 {
+					s.batch.Size = max(1, min(s.batch.Size, part/2))
+				}
+				if s.rng.IntN(2) == 0 {
+					s.batch.Linger = time.Duration(s.rng.IntN(200)) * time.Millisecond
+				}
+				s.run(*soakMessages)
+			})
+		})
+	}
+}
+
 // soak is one random scenario.
 type soak struct {
 	t      *testing.T
@@ -45,6 +64,8 @@ type soak struct {
 	broker *streamtest.Broker
 
 	keyed, revokes, restarts, faults, failing, remote bool
+
+	batch *stream.BatchConfig // nil: messages run one by one
 
 	mu   sync.Mutex   // guards what follows
 	r    *rand.Rand   // of what runs concurrently
@@ -226,7 +247,7 @@ func (s *soak) run(messages int) {
 			}
 		})
 	}
-	if !s.remote && !s.keyed && !s.failing {
+	if !s.remote && !s.keyed && !s.failing && s.batch == nil {
 		helpers.Go(func() { s.watch(ctx, gate) })
 	}
 	helpers.Go(func() { s.look(ctx, gate) })
@@ -235,7 +256,7 @@ func (s *soak) run(messages int) {
 		if s.restarts && runs < 10 {
 			time.AfterFunc(s.upTo(10*time.Second), stop)
 		}
-		if err := gate.Run(runCtx, s.broker, s.broker.Record(s.handle)); err != nil {
+		if err := s.runGate(runCtx, gate); err != nil {
 			s.t.Errorf("run %d: %v", runs, err)
 		}
 		stop()
@@ -249,6 +270,43 @@ func (s *soak) run(messages int) {
 	cancel()
 	helpers.Wait()
 	s.check(gate)
+}
+
+func (s *soak) runGate(ctx context.Context, gate *stream.Gate[*streamtest.Message]) error {
+	if s.batch != nil {
+		return gate.RunBatch(ctx, s.broker, *s.batch, s.broker.RecordBatch(s.handleBatch))
+	}
+	return gate.Run(ctx, s.broker, s.broker.Record(s.handle))
+}
+
+// handleBatch works on each message by itself, or fails with all of them.
+func (s *soak) handleBatch(ctx context.Context, batch []*stream.Item[*streamtest.Message]) error {
+	keys := make(map[string]bool)
+	for _, item := range batch {
+		m := item.Message
+		if key := m.Tenant + " " + m.Key; m.Key != "" && s.keyed {
+			if keys[key] {
+				s.t.Errorf("two of key %q in a batch", key)
+			}
+			keys[key] = true
+		}
+		if !s.batch.Mixed && m.Tenant != batch[0].Message.Tenant {
+			s.t.Errorf("tenants %q and %q in a batch", m.Tenant, batch[0].Message.Tenant)
+		}
+	}
+	if len(batch) > s.batch.Size {
+		s.t.Errorf("%d messages in a batch, want at most %d", len(batch), s.batch.Size)
+	}
+	for _, item := range batch {
+		if s.chance(3) {
+			continue // it has the result of the batch
+		}
+		item.Done(s.handle(ctx, item.Message))
+	}
+	if s.failing && s.chance(20) {
+		return errors.New("all failed")
+	}
+	return nil
 }
 
 // watch looks at the gate at random instants when nothing more happens in them.

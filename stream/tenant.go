@@ -21,8 +21,9 @@ type tenant[M any] struct {
 
 	held     int32 // messages in the window
 	waiting  int32 // of them in queue, in early, blocked or in backoff
-	running  int32
+	running  int32 // of them, with a worker or in a batch for one
 	settling int32 // with the settlers, or waiting for them
+	batches  int32 // that it has messages in, with a worker or not
 	latched  int32 // messages in the deferred lists of its keys
 	awaiting int32 // messages blocked by nothing but a deferred one
 
@@ -69,6 +70,8 @@ type tenant[M any] struct {
 	gap    int64 // between two of its messages going to the workers, smoothed
 	picked int64 // when the last one went
 	since  int64 // when it began to have messages
+
+	batch *batch[M] // that it has messages in, and may have more
 
 	prev, next *tenant[M] // among the idle ones
 }

@@ -133,6 +133,8 @@ func (r *run[M]) withdraw(e *entry[M], now int64) {
 		e.key.blocked.remove(e)
 		r.unpark(e, now)
 		r.countAwaiting(e.key)
+	case stateGathered:
+		r.ungather(e, now)
 	case stateBackoff:
 		r.delayed.remove(e.index)
 		r.count(t, -1, now)

@@ -7,11 +7,14 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 	"time"
+
+	"github.com/fluxlimiter/flux"
 )
 
 // worker runs handlers, one at a time.
 type worker[M any] struct {
 	job[M]
+	batch *batch[M] // that it runs instead of a job; written with the run's mutex held
 
 	contexts []messageContext // to be used, see context
 }
@@ -24,6 +27,11 @@ type job[M any] struct {
 	granted int64
 	start   int64 // virtual, that it was taken at
 	cost    int64 // what the handler says that it cost, unset: as estimated
+
+	// repaid is when its tenant has back what was spent for it, if it spends no
+	// more; answer what a limiter that may block said when it was granted.
+	repaid int64
+	answer flux.Decision
 
 	// phase is changed by compare-and-swap: a message is settled by its worker
 	// or released by the drain, never both.

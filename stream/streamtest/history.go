@@ -103,6 +103,35 @@ func (b *Broker) Record(handle stream.Handler[*Message]) stream.Handler[*Message
 	}
 }
 
+// RecordBatch is Record for a handler of batches.
+func (b *Broker) RecordBatch(handle stream.BatchHandler[*Message]) stream.BatchHandler[*Message] {
+	return func(ctx context.Context, batch []*stream.Item[*Message]) (err error) {
+		b.mu.Lock()
+		for _, item := range batch {
+			b.record(Event{Kind: Started, Message: item.Message, Info: item.Info()})
+		}
+		b.mu.Unlock()
+		returned := false
+		defer func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if !returned {
+				err = errNotReturned
+			}
+			for _, item := range batch {
+				result := err
+				if done, own := item.Result(); done {
+					result = own
+				}
+				b.record(Event{Kind: Ended, Message: item.Message, Err: result})
+			}
+		}()
+		err = handle(ctx, batch)
+		returned = true
+		return err
+	}
+}
+
 var errNotReturned = fmt.Errorf("streamtest: handler panicked or ended its goroutine")
 
 // History returns what has happened so far.
