@@ -105,6 +105,9 @@ func (s *scheduler[M]) correct(t *tenant[M], start, cost, n int64) {
 // arrange puts t where it belongs after something about it has changed.
 func (s *scheduler[M]) arrange(t *tenant[M], now int64) {
 	head := t.head()
+	if head == nil && t.running == 0 {
+		t.pressed = false // it is not workers that its next message waits for
+	}
 	want := placeReady
 	switch {
 	case head == nil || t.asking || s.capped(t):
