@@ -126,7 +126,7 @@ func (r *record) recall() {
 }
 
 // untilDue waits until a lane's record is due. If its time has not come even
-// then, it goes to a lane again and hopped is true. ok is false when ctx ended.
+// then, it is sent to a lane again and hopped is true. ok is false when ctx ended.
 func (p *partition) untilDue(ctx context.Context, in stream.Intake[*kafka.Message], r *record) (hopped, ok bool) {
 	for {
 		wait := time.Until(r.due)
@@ -154,24 +154,57 @@ func (p *partition) untilDue(ctx context.Context, in stream.Intake[*kafka.Messag
 			return false, false
 		}
 	}
-	for failures := 1; time.Until(r.until) > 0; failures++ {
-		err := p.gen.session.hold(ctx, r, stream.Deferral{
-			Until: r.until, Reason: stream.ReasonQuota, Tenant: r.tenant, Attempts: r.meta.Attempts, Deferrals: r.meta.Deferrals,
-		})
-		if err == nil {
-			p.mu.Lock()
-			r.state = stateDone
-			p.tracker.remove(r)
-			p.dirty = true
-			p.mu.Unlock()
-			return true, true
-		}
-		p.report(err)
-		if !sleep(ctx, backoff(failures)) {
-			return false, false
-		}
+	if time.Until(r.until) <= 0 {
+		return false, true
 	}
-	return false, true
+	return true, p.hop(ctx, r)
+}
+
+// hopsAtOnce is how many records of a lane's partition are on their way to a
+// lane at once, so that they share batches.
+const hopsAtOnce = 256
+
+// hop publishes r, which its lane has held long enough, to the next lane in a
+// goroutine of its own. It returns false when ctx ended first.
+func (p *partition) hop(ctx context.Context, r *record) bool {
+	select {
+	case p.hops <- struct{}{}:
+	case <-ctx.Done():
+		return false
+	}
+	p.hopping.Go(func() {
+		defer func() { <-p.hops }()
+		// To be cut off between sending and knowing would make a second copy.
+		late, cancel := outlive(ctx, slack)
+		defer cancel()
+		for failures := 1; ; failures++ {
+			err := p.gen.session.hold(late, r, stream.Deferral{
+				Until: r.until, Reason: stream.ReasonQuota, Tenant: r.tenant, Attempts: r.meta.Attempts, Deferrals: r.meta.Deferrals,
+			})
+			if err == nil {
+				p.pass(r)
+				return
+			}
+			p.report(err)
+			if !sleep(ctx, backoff(failures)) {
+				return
+			}
+		}
+	})
+	return true
+}
+
+// outlive returns a context that ends some time after ctx.
+func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		sleep(late, by)
+		cancel()
+	})
+	return late, func() {
+		stop()
+		cancel()
+	}
 }
 
 // sourcePartition sends a message to the partition that it came from, which

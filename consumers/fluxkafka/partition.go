@@ -41,6 +41,9 @@ type partition struct {
 	waiting   bool              // the goroutine waits for wake
 	wake      chan struct{}
 
+	hops    chan struct{} // holds a value for each record under way to another lane
+	hopping sync.WaitGroup
+
 	// Of the goroutine alone.
 	batches batches
 	arena   arena
@@ -53,10 +56,11 @@ const slabSize = 64
 // run fetches and delivers until ctx ends or the gate takes no more. It returns
 // an error for what must end the source.
 func (p *partition) run(ctx context.Context, in stream.Intake[*kafka.Message]) error {
+	defer p.hopping.Wait()
 	failures := 0
 	for p.room(ctx) && p.redeliver(ctx, in) {
 		if _, err := in.Room(ctx, p.gen.session.cfg.Window); err != nil {
-			return nil //nolint:nilerr // the gate takes no more, or ctx ended
+			return nil // the gate takes no more, or ctx ended
 		}
 		res, err := p.fetch(ctx)
 		if err == nil {
@@ -71,7 +75,7 @@ func (p *partition) run(ctx context.Context, in stream.Intake[*kafka.Message]) e
 			}
 		}
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // of what was cut off by the end
+			return nil // of what was cut off by the end
 		}
 		p.report(err)
 		if err == nil {
@@ -321,6 +325,24 @@ func (p *partition) settle(r *record) error {
 	return nil
 }
 
+// pass marks r done, which the gate never had.
+func (p *partition) pass(r *record) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r.state = stateDone
+	p.tracker.remove(r)
+	p.dirty = true
+	p.rouse()
+}
+
+// rouse wakes the goroutine if it waits. The lock is held.
+func (p *partition) rouse() {
+	if p.waiting {
+		p.waiting = false
+		notify(p.wake)
+	}
+}
+
 // release gives r up: it will be delivered again, here if this member keeps the
 // partition.
 func (p *partition) release(r *record) {
@@ -340,10 +362,7 @@ func (p *partition) release(r *record) {
 func (p *partition) leave(r *record) {
 	p.out--
 	p.outBytes -= r.meta.Bytes
-	if p.waiting {
-		p.waiting = false
-		notify(p.wake)
-	}
+	p.rouse()
 	if p.out == 0 && p.gen.draining.Load() {
 		notify(p.gen.settled)
 	}
