@@ -1,7 +1,10 @@
 package fluxnats_test
 
 import (
+	"bytes"
 	"context"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -100,6 +103,215 @@ func TestNaiveMaxDeliver(t *testing.T) {
 	})
 }
 
+// With a BackOff a delayed negative acknowledgement takes as long as the two say
+// together, less AckWait.
+func TestNaiveBackOff(t *testing.T) {
+	bubble(t, func(e *env) {
+		c := e.naive(1, streamConfig{}, consumerConfig{BackOff: []time.Duration{200 * time.Millisecond, 2 * time.Second}, MaxDeliver: 10})
+		var deliveries []time.Time
+		cc, err := c.Consume(func(m jetstream.Msg) {
+			deliveries = append(deliveries, time.Now())
+			if len(deliveries) < 3 {
+				_ = m.NakWithDelay(500 * time.Millisecond)
+				return
+			}
+			_ = m.Ack()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		cc.Stop()
+		<-cc.Closed()
+		if len(deliveries) != 3 {
+			t.Fatalf("delivered %d times", len(deliveries))
+		}
+		if took := deliveries[2].Sub(deliveries[1]); took < 2*time.Second {
+			t.Errorf("asked for 500ms, took %v", took)
+		}
+	})
+}
+
+// What is handed back lets the next one overtake it.
+func TestNaiveOrder(t *testing.T) {
+	bubble(t, func(e *env) {
+		c := e.naive(3, streamConfig{}, consumerConfig{})
+		var order []string
+		failed := false
+		cc, err := c.Consume(func(m jetstream.Msg) {
+			if !failed {
+				failed = true
+				_ = m.Nak()
+				return
+			}
+			order = append(order, string(m.Data()))
+			_ = m.Ack()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		cc.Stop()
+		<-cc.Closed()
+		if slices.IsSorted(order) || len(order) != 3 {
+			t.Errorf("handled in the order %q", order)
+		}
+	})
+}
+
+// An acknowledgement is a message that nobody confirms: when it is lost, the
+// message is handled again.
+func TestNaiveAcknowledgement(t *testing.T) {
+	bubble(t, func(e *env) {
+		e.naive(10, streamConfig{}, consumerConfig{AckWait: time.Second})
+		var lossy atomic.Bool
+		lossy.Store(true)
+		nc := e.dial(&line{drop: func(b []byte) bool { return lossy.Load() && bytes.Contains(b, []byte("+ACK")) }})
+		defer nc.Close()
+		handled := e.consume(nc, func(m jetstream.Msg) {
+			_ = m.Ack()
+		}, func() {
+			time.Sleep(500 * time.Millisecond)
+			lossy.Store(false)
+			time.Sleep(time.Minute)
+		})
+		if handled != 20 {
+			t.Errorf("handled %d times", handled)
+		}
+	})
+}
+
+// consume handles messages of consumer c while f runs, and returns how many.
+func (e *env) consume(nc *nats.Conn, handle func(jetstream.Msg), f func()) int {
+	e.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		e.Fatal(err)
+	}
+	c, err := js.Consumer(e.Context(), "S", "c")
+	if err != nil {
+		e.Fatal(err)
+	}
+	var handled atomic.Int32
+	cc, err := c.Consume(func(m jetstream.Msg) {
+		handled.Add(1)
+		handle(m)
+	})
+	if err != nil {
+		e.Fatal(err)
+	}
+	f()
+	cc.Stop()
+	return int(handled.Load())
+}
+
+// A request that is lost stands for half a minute in the eyes of the library.
+func TestNaiveLostRequest(t *testing.T) {
+	bubble(t, func(e *env) {
+		e.naive(0, streamConfig{}, consumerConfig{})
+		var deaf atomic.Bool
+		nc := e.dial(&line{drop: func(b []byte) bool { return deaf.Load() && bytes.Contains(b, []byte("CONSUMER.MSG.NEXT")) }})
+		defer nc.Close()
+		var sent time.Time
+		var dwell time.Duration
+		handled := e.consume(nc, func(m jetstream.Msg) {
+			dwell = time.Since(sent)
+			_ = m.Ack()
+		}, func() {
+			time.Sleep(29 * time.Second)
+			deaf.Store(true) // the second request is lost
+			time.Sleep(2 * time.Second)
+			deaf.Store(false)
+			sent = time.Now()
+			e.publish(1)
+			time.Sleep(2 * time.Minute)
+		})
+		if handled != 1 || dwell < 25*time.Second {
+			t.Errorf("handled %d, after %v", handled, dwell)
+		}
+	})
+}
+
+// A consumer that is deleted and made again is lost to the loop that read it.
+func TestNaiveConsumerMadeAnew(t *testing.T) {
+	bubble(t, func(e *env) {
+		e.naive(0, streamConfig{}, consumerConfig{})
+		handled := e.consume(e.nc, func(m jetstream.Msg) { _ = m.Ack() }, func() {
+			time.Sleep(time.Second)
+			e.must(e.js.DeleteConsumer(e.Context(), "S", "c"))
+			_, con, _ := setup()
+			_, err := e.js.CreateConsumer(e.Context(), "S", con)
+			e.must(err)
+			e.publish(10)
+			time.Sleep(10 * time.Minute)
+		})
+		if handled != 0 {
+			t.Errorf("handled %d", handled)
+		}
+	})
+}
+
+// The copy that the scheduler makes has lost its message id: what is made of it
+// cannot be recognised by that.
+func TestNaiveScheduleStripsMsgID(t *testing.T) {
+	bubble(t, func(e *env) {
+		c := e.naive(0, streamConfig{AllowMsgSchedules: true}, consumerConfig{})
+		e.send(schedule(time.Now().Add(time.Second)))
+		m, err := c.Next(jetstream.FetchMaxWait(time.Minute))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id := m.Headers().Get("Nats-Msg-Id"); id != "" {
+			t.Errorf("it is %q", id)
+		}
+	})
+}
+
+// schedule is a message that comes under in.a when it is due.
+func schedule(due time.Time) *nats.Msg {
+	return &nats.Msg{Subject: "later.1", Header: nats.Header{
+		"Nats-Schedule": {"@at " + due.UTC().Format(time.RFC3339Nano)}, "Nats-Schedule-Target": {"in.a"}, "Nats-Msg-Id": {"mine"},
+	}}
+}
+
+// Who reads a whole work queue takes what is scheduled in it for a message, and
+// deletes it.
+func TestNaiveScheduleInAWorkQueue(t *testing.T) {
+	bubble(t, func(e *env) {
+		if _, err := e.js.CreateStream(e.Context(), streamConfig{
+			Name: "S", Subjects: []string{"in.>", "later.>"}, AllowMsgSchedules: true, Retention: jetstream.WorkQueuePolicy,
+		}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := e.js.CreateConsumer(e.Context(), "S", consumerConfig{Durable: "c", AckPolicy: jetstream.AckExplicitPolicy})
+		e.must(err)
+		e.send(schedule(time.Now().Add(time.Hour)))
+		var mu sync.Mutex
+		var subjects []string
+		e.consume(e.nc, func(m jetstream.Msg) {
+			mu.Lock()
+			defer mu.Unlock()
+			subjects = append(subjects, m.Subject())
+			_ = m.Ack()
+		}, func() { time.Sleep(2 * time.Hour) })
+		if !slices.Equal(subjects, []string{"later.1"}) {
+			t.Errorf("came as %q", subjects)
+		}
+	})
+}
+
+// A schedule for a time beyond the stream's MaxAge is deleted before that.
+func TestNaiveScheduleBeyondMaxAge(t *testing.T) {
+	bubble(t, func(e *env) {
+		c := e.naive(0, streamConfig{AllowMsgSchedules: true, MaxAge: time.Hour, Storage: jetstream.MemoryStorage}, consumerConfig{})
+		e.send(schedule(time.Now().Add(2 * time.Hour)))
+		time.Sleep(3 * time.Hour)
+		if _, err := c.Next(jetstream.FetchMaxWait(time.Minute)); err == nil {
+			t.Error("it came")
+		}
+	})
+}
+
 // The library's option for schedules cuts the time down to the second.
 func TestNaiveSchedule(t *testing.T) {
 	bubble(t, func(e *env) {
@@ -123,11 +335,7 @@ func TestNaiveSchedule(t *testing.T) {
 func TestNaiveScheduleWithInterest(t *testing.T) {
 	bubble(t, func(e *env) {
 		c := e.naive(0, streamConfig{AllowMsgSchedules: true, Retention: jetstream.InterestPolicy}, consumerConfig{})
-		if _, err := e.js.PublishMsg(e.Context(), &nats.Msg{Subject: "later.1", Header: nats.Header{
-			"Nats-Schedule": {"@at " + time.Now().Add(time.Second).UTC().Format(time.RFC3339Nano)}, "Nats-Schedule-Target": {"in.a"},
-		}}); err != nil {
-			t.Fatal(err)
-		}
+		e.send(schedule(time.Now().Add(time.Second)))
 		if _, err := c.Next(jetstream.FetchMaxWait(time.Minute)); err == nil {
 			t.Error("it came")
 		}
