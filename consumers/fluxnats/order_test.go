@@ -67,10 +67,10 @@ func TestOrderBySubject(t *testing.T) {
 			defer mu.Unlock()
 			tries[m.ID()]++
 			if tries[m.ID()] == 1 {
-				switch {
-				case i%10 == 3:
+				switch i % 10 {
+				case 3:
 					return errors.New("fails")
-				case i%10 == 7:
+				case 7:
 					return stream.RetryLater(5*time.Second, errors.New("later"))
 				}
 			}
