@@ -80,6 +80,9 @@
 //	                 where the message was taken from
 //	Flux-Time        when that copy was stored, RFC 3339 with nanoseconds
 //
+// [Redrive] publishes dead letters to the subjects that they came from, once
+// whatever killed them is mended.
+//
 // # Messages that the server abandons
 //
 // A consumer with a MaxDeliver, which other clients may need, loses messages that

@@ -28,3 +28,14 @@ func checkTarget(ctx context.Context, js jetstream.JetStream, what, name, subjec
 	}
 	return errors.Join(found...)
 }
+
+// remove deletes a message of a stream, if somebody else has not done so.
+func remove(ctx context.Context, s jetstream.Stream, seq uint64) error {
+	err := s.DeleteMsg(ctx, seq)
+	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		if _, gone := s.GetMsg(ctx, seq); errors.Is(gone, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+	}
+	return err
+}

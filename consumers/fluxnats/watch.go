@@ -282,7 +282,7 @@ func (w *watch) bury(ctx context.Context, data []byte) error {
 	}
 	w.src.stats.abandoned.Add(1)
 	if w.origin.CachedInfo().Config.Retention == jetstream.WorkQueuePolicy {
-		if err := w.origin.DeleteMsg(ctx, a.Seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		if err := remove(ctx, w.origin, a.Seq); err != nil {
 			return fmt.Errorf("fluxnats: delete message %d of stream %s: %w", a.Seq, set.Stream, err)
 		}
 	}
