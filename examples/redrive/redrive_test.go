@@ -1,0 +1,95 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/nats-io/nats-server/v2/server/ats"
+)
+
+func TestMain(m *testing.M) {
+	// The server's ticker for access times waits on a channel of its package,
+	// which belongs to no bubble: it must run before the first one.
+	ats.Register()
+	code := m.Run()
+	ats.Unregister()
+	os.Exit(code)
+}
+
+// demoOf runs the program in virtual time and returns what it says.
+func demoOf(t *testing.T, args ...string) string {
+	t.Helper()
+	t.Setenv("TMPDIR", t.TempDir())
+	// The client library keeps timers in a pool of the process, and a timer of
+	// another bubble is of no use here. Two collections empty the pool.
+	runtime.GC()
+	runtime.GC()
+	var out bytes.Buffer
+	synctest.Test(t, func(t *testing.T) {
+		if err := run(t.Context(), args, &out); err != nil {
+			t.Error(err)
+		}
+	})
+	return out.String()
+}
+
+func TestDemo(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want []string
+	}{
+		{nil, []string{"billing: 0 processed, 40 dead letters\n", "of 40 dead letters 40 redriven, 0 skipped", "billing: 40 processed, 40 dead letters\n"}},
+		{[]string{"-tenant", "ada", "-rate", "5"}, []string{"20 redriven, 20 skipped", "billing: 20 processed, 40 dead letters\n"}},
+		{[]string{"-reason", "quota_exceeded"}, []string{"0 redriven, 40 skipped", "billing: 0 processed"}},
+		{[]string{"-dry-run"}, []string{"40 would be redriven, 0 skipped", "billing: 0 processed"}},
+		{[]string{"-subject", "dlq.ORDERS.other"}, []string{"of 0 dead letters"}},
+	} {
+		got := demoOf(t, c.args...)
+		for _, want := range c.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%q: no %q in\n%s", c.args, want, got)
+			}
+		}
+	}
+}
+
+func TestRefusedCommandLines(t *testing.T) {
+	for want, args := range map[string][]string{
+		"-rate 0":         {"-rate", "0"},
+		"-rate 2000000":   {"-rate", "2000000"},
+		"-stream: ":       {"-nats", "nats://127.0.0.1:1"},
+		`"x" is no flag`:  {"x"},
+		"-nats: ":         {"-nats", "nats://127.0.0.1:1", "-stream", "DLQ"},
+		"-unknown":        {"-unknown"},
+		"Subject = \"a..": {"-subject", "a.."},
+	} {
+		var out bytes.Buffer
+		if err := run(t.Context(), args, &out); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+	var help bytes.Buffer
+	if err := run(t.Context(), []string{"-h"}, &help); err != nil || !strings.Contains(help.String(), "-dry-run") {
+		t.Error(err, help.String())
+	}
+}
+
+// What is stopped says so, and leaves nothing behind.
+func TestStopped(t *testing.T) {
+	folder := t.TempDir()
+	t.Setenv("TMPDIR", folder)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := run(ctx, nil, &bytes.Buffer{}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(folder); err != nil || len(left) > 0 {
+		t.Errorf("%v, %v", left, err)
+	}
+}
