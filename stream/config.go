@@ -2,6 +2,7 @@ package stream
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/fluxlimiter/flux"
@@ -122,6 +123,7 @@ const (
 	defaultWorkers      = 16
 	defaultDrainTimeout = 10 * time.Second
 	defaultMaxWait      = 5 * time.Second
+	defaultMaxHold      = 30 * time.Second
 	defaultMaxDeferrals = 16
 	defaultMaxAttempts  = 5
 )
@@ -252,6 +254,12 @@ func (p Policy) resolve() (Policy, error) {
 		p.MaxWait = defaultMaxWait
 	case p.MaxAge > 0 && p.MaxWait > p.MaxAge:
 		return invalid("MaxWait %v is longer than MaxAge %v: a message would expire before its wait is over", p.MaxWait, p.MaxAge)
+	}
+	switch {
+	case p.MaxHold == 0:
+		p.MaxHold = max(defaultMaxHold, 2*min(p.MaxWait, math.MaxInt64/2))
+	case p.MaxHold > 0 && p.MaxHold < p.MaxWait:
+		return invalid("MaxHold %v is shorter than MaxWait %v: a message would be let out before its wait is over", p.MaxHold, p.MaxWait)
 	}
 	if p.MaxDeferrals == 0 {
 		p.MaxDeferrals = defaultMaxDeferrals

@@ -20,9 +20,10 @@ func TestInvalidConfig(t *testing.T) {
 	}
 	type config = stream.Config[*parcel]
 	for want, change := range map[string]func(*config){
-		"Limiter is nil":     func(c *config) { c.Limiter = nil },
-		"Limiter is nil ":    func(c *config) { c.Limiter = (*flux.Limiter[string])(nil) },
-		"Tenant is nil":      func(c *config) { c.Tenant = nil },
+		"Limiter is nil":  func(c *config) { c.Limiter = nil },
+		"Limiter is nil ": func(c *config) { c.Limiter = (*flux.Limiter[string])(nil) },
+		"Tenant is nil":   func(c *config) { c.Tenant = nil },
+		"Policy.MaxHold 9s is shorter than MaxWait 10s": func(c *config) { c.Policy.MaxWait, c.Policy.MaxHold = 10*time.Second, 9*time.Second },
 		"WindowBytes -6":     func(c *config) { c.WindowBytes = -6 },
 		"PartitionWindow -7": func(c *config) { c.PartitionWindow = -7 },
 		"PartitionWindow 11 is larger than Window 10": func(c *config) { c.Window, c.PartitionWindow = 10, 11 },
@@ -189,7 +190,7 @@ func TestNames(t *testing.T) {
 		}
 	}
 	seen := make(map[string]bool)
-	for reason := stream.ReasonNone; reason <= stream.ReasonOrder; reason++ {
+	for reason := stream.ReasonNone; reason <= stream.ReasonHeld; reason++ {
 		name := reason.String()
 		if name == "" || seen[name] || strings.Contains(name, "(") {
 			t.Errorf("reason %d is %q", reason, name)

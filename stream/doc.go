@@ -50,6 +50,9 @@
 // follow one that is away, or where the source brings them back later than half
 // of MaxWait after the time that they were deferred to, and has no others.
 //
+// A message that waits here for longer than [Policy.MaxHold], and so holds back
+// the commits of its partition, is deferred as well, if others get on meanwhile.
+//
 // # Order
 //
 // [Config.Order] says which messages are processed one after another. With

@@ -59,6 +59,8 @@ const (
 	ReasonLimiter
 	// ReasonOrder is an earlier message of the same order key that was deferred.
 	ReasonOrder
+	// ReasonHeld is a message that held back what was processed behind it, see [Policy.MaxHold].
+	ReasonHeld
 )
 
 var reasonNames = [...]string{
@@ -66,7 +68,7 @@ var reasonNames = [...]string{
 	ReasonExpired: "expired", ReasonDeferrals: "max_deferrals", ReasonRetry: "retry",
 	ReasonRetryLater: "retry_later", ReasonAttempts: "max_attempts", ReasonPermanent: "handler_permanent",
 	ReasonNoTenant: "no_tenant", ReasonOversize: "oversize", ReasonLimiter: "limiter_error",
-	ReasonOrder: "behind_deferred",
+	ReasonOrder: "behind_deferred", ReasonHeld: "held_too_long",
 }
 
 // String returns the reason's stable name, as in "quota_exceeded".

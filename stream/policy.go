@@ -15,6 +15,15 @@ type Policy struct {
 	// Defaults to 5 seconds.
 	MaxWait time.Duration
 
+	// MaxHold is how long a message of a partition, see [Meta.Partition], may wait
+	// in memory and hold back all that is processed behind it, which does not
+	// count as done before it is. One that was delivered longer ago, and is the
+	// oldest of its partition that is not done, is deferred to its turn; but no
+	// more than one for every fifty that are processed, so that none is while
+	// nothing gets on. Negative: without bound.
+	// Defaults to 30 seconds, and at least twice MaxWait.
+	MaxHold time.Duration
+
 	// OnDenied is what becomes of a message that may not be parked because its
 	// turn is too far away: Defer, DeadLetter or Drop.
 	// Defaults to Defer.

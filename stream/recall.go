@@ -9,7 +9,7 @@ func (r *run[M]) Recall(revoked <-chan struct{}) {
 			continue
 		}
 		w.recalled = true
-		for e := w.first; e != nil; e = e.newer {
+		for e := w.first; e != nil; e = e.older {
 			switch e.state {
 			case stateQueued, stateEarly, stateBlocked, stateBackoff:
 				r.withdraw(e, now)

@@ -24,9 +24,11 @@ type watch[M any] struct {
 	ctx    context.Context //nolint:containedctx // it belongs to the messages, not to a call
 	cancel context.CancelCauseFunc
 
-	first *entry[M] // its entries, linked by older and newer; nil once gone
-	refs  int       // how many they are
-	bytes int64     // of these
+	first  *entry[M] // its entries, linked by newer and older; nil once gone
+	refs   int       // how many they are
+	oldest *entry[M] // the last of them
+	earned int       // messages processed since one was let out, see valve.go
+	bytes  int64     // of these
 
 	prev, next *watch[M] // among those that linger
 	lingers    bool
@@ -109,9 +111,11 @@ func (r *run[M]) watchFor(e *entry[M], a *arrival[M]) {
 	w.refs++
 	w.bytes += e.bytes
 	e.watch = w
-	e.newer = w.first
+	e.older = w.first
 	if w.first != nil {
-		w.first.older = e
+		w.first.newer = e
+	} else {
+		w.oldest = e
 	}
 	w.first = e
 }
@@ -126,14 +130,17 @@ func (r *run[M]) unwatch(e *entry[M]) {
 	if places := r.cfg.PartitionWindow - w.refs; places == enough || wasFull && places > enough {
 		r.reopened = true
 	}
-	// It is in no list if the watch has made it leave.
-	if e.older != nil {
-		e.older.newer = e.newer
-	} else if w.first == e {
-		w.first = e.newer
+	if w.oldest == e {
+		w.oldest = e.newer
 	}
+	// It is in no list if the watch has made it leave.
 	if e.newer != nil {
 		e.newer.older = e.older
+	} else if w.first == e {
+		w.first = e.older
+	}
+	if e.older != nil {
+		e.older.newer = e.newer
 	}
 	if w.refs > 0 || w.gone.Load() {
 		return
@@ -180,9 +187,9 @@ func (r *run[M]) revoke(w *watch[M]) {
 			if more = e != nil; !more {
 				break
 			}
-			w.first, e.newer = e.newer, nil
+			w.first, e.older = e.older, nil
 			if w.first != nil {
-				w.first.older = nil
+				w.first.newer = nil
 			}
 			r.withdraw(e, now)
 		}

@@ -121,6 +121,7 @@ func (r *run[M]) settled(e *entry[M], err error, now int64) {
 		switch e.fate.outcome {
 		case Process:
 			r.totals.Processed++
+			r.passed(e, now)
 		case Defer:
 			r.totals.Deferred++
 		case DeadLetter:

@@ -106,7 +106,7 @@ func (r *run[M]) describe(s *Snapshot, counts *fates) {
 	defer r.mu.Unlock()
 	s.Stats = s.plus(r.stats())
 	s.Settling = s.Held - s.Waiting - s.Running
-	s.Blocked = r.blocked.n + r.crowded.n
+	s.Blocked = r.blocked.n + r.crowded.n + r.barred.n
 	s.Tenants = len(r.tenants) - r.idlers.n
 	counts.add(&r.fates)
 }

@@ -142,10 +142,17 @@ func newSoak(t *testing.T, seed uint64) *soak {
 		s.cfg.Policy.MaxWait = time.Duration(s.rng.IntN(3000)-100) * time.Millisecond
 	}
 	if one(3) {
-		s.cfg.WindowBytes = 200 + s.rng.IntN(100*s.cfg.Window)
+		s.cfg.Policy.MaxHold = max(s.cfg.Policy.MaxWait, time.Duration(s.rng.IntN(3000))*time.Millisecond)
+		if s.cfg.Policy.MaxWait == 0 {
+			s.cfg.Policy.MaxWait = s.cfg.Policy.MaxHold
+		}
 	}
 	if one(3) {
-		s.cfg.PartitionWindow = 1 + s.rng.IntN(s.cfg.Window)
+		s.cfg.WindowBytes = 50 * s.cfg.Window * (1 + s.rng.IntN(3))
+	}
+	if one(3) {
+		s.cfg.TenantWindow = s.cfg.Window / 2
+		s.cfg.PartitionWindow = s.cfg.TenantWindow + s.rng.IntN(s.cfg.Window/2)
 	}
 	if s.remote {
 		s.cfg.Limiter = &remoteChecker{lim: lim, soak: s}

@@ -253,6 +253,7 @@ func (r *run[M]) handIn(j *job[M], now int64) {
 	case verdictDone:
 		r.totals.Processed++
 		r.fates[Process][ReasonNone]++
+		r.passed(e, now)
 		r.complete(e, now)
 	case verdictRevoked:
 		r.totals.Revoked++

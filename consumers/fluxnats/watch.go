@@ -244,7 +244,7 @@ type advisory struct {
 // gateReasons are those with which Run terminates messages.
 var gateReasons = []stream.Reason{
 	stream.ReasonQuota, stream.ReasonShare, stream.ReasonExpired, stream.ReasonDeferrals, stream.ReasonRetry, stream.ReasonRetryLater,
-	stream.ReasonAttempts, stream.ReasonPermanent, stream.ReasonNoTenant, stream.ReasonOversize, stream.ReasonLimiter, stream.ReasonOrder,
+	stream.ReasonAttempts, stream.ReasonPermanent, stream.ReasonNoTenant, stream.ReasonOversize, stream.ReasonLimiter, stream.ReasonOrder, stream.ReasonHeld,
 }
 
 // bury makes a dead letter of the message that an advisory tells of. It returns
