@@ -169,12 +169,14 @@ func (r *run[M]) unlock(now int64) {
 func (r *run[M]) release(now int64) {
 	leaving := r.leaving
 	r.leaving = list[M]{}
-	r.mu.Unlock()
 	for e := leaving.first; e != nil; e = e.next {
-		e.delivery.Release()
 		if e.revoked() {
 			e.state = stateLost
 		}
+	}
+	r.mu.Unlock()
+	for e := leaving.first; e != nil; e = e.next {
+		e.delivery.Release()
 		r.tellReleased(e, unset, e.state == stateLost)
 	}
 	r.mu.Lock()
