@@ -29,6 +29,7 @@ var (
 func TestSoak(t *testing.T) {
 	for seed := *soakFirst; seed < *soakFirst+uint64(*soakSeeds); seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { newSoak(t, seed).run(*soakMessages) })
 		})
 	}
@@ -38,6 +39,7 @@ func TestSoak(t *testing.T) {
 func TestBatchSoak(t *testing.T) {
 	for seed := *soakFirst; seed < *soakFirst+uint64(*soakSeeds); seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				s := newSoak(t, seed)
 				s.batch = &stream.BatchConfig{Size: 1 + s.rng.IntN(s.cfg.Window/2), Mixed: s.rng.IntN(2) == 0}

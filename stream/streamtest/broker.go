@@ -74,7 +74,7 @@ type Broker struct {
 	cfg Config
 
 	mu         sync.Mutex
-	history    []Event
+	history    []History // in pieces
 	published  int64
 	position   int64
 	partitions []*partition

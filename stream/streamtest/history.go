@@ -3,6 +3,7 @@ package streamtest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/fluxlimiter/flux/stream"
@@ -78,7 +79,14 @@ func (e Event) String() string {
 // record appends an event. The caller holds the mutex.
 func (b *Broker) record(e Event) {
 	e.At = time.Now()
-	b.history = append(b.history, e)
+	// In pieces, because copying a long history time and again is most of the
+	// work otherwise.
+	last := len(b.history) - 1
+	if last < 0 || len(b.history[last]) == cap(b.history[last]) {
+		b.history = append(b.history, make(History, 0, 1024))
+		last++
+	}
+	b.history[last] = append(b.history[last], e)
 }
 
 // Record wraps a handler so that its calls stand in the history.
@@ -138,7 +146,7 @@ var errNotReturned = fmt.Errorf("streamtest: handler panicked or ended its gorou
 func (b *Broker) History() History {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return append(History(nil), b.history...)
+	return slices.Concat(b.history...)
 }
 
 // History is a list of events in the order in which they happened.
