@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 	"github.com/fluxlimiter/flux/stream/streamtest"
@@ -558,6 +560,35 @@ func TestIdleTenantsAreForgotten(t *testing.T) {
 		}
 		r.end()
 	})
+}
+
+// TestManyTenantsAreForgotten holds the same of a hundred thousand tenants that
+// come and go while the gate is busy.
+func TestManyTenantsAreForgotten(t *testing.T) {
+	const tenants = 100_000
+	lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(1000)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate, err := stream.New(stream.Config[*benchMessage]{Limiter: lim, Tenant: func(m *benchMessage) string { return m.tenant }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := newBenchSource(tenants)
+	src.n = 2 * tenants
+	var count, most atomic.Int64
+	if err := gate.Run(t.Context(), src, func(context.Context, *benchMessage) error {
+		if n := count.Add(1); n%10_000 == 0 {
+			most.Store(max(most.Load(), int64(gate.Tenants())))
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	// A thousand may have messages besides those that are kept.
+	if n := most.Load(); n > stream.MinIdle+1024 {
+		t.Errorf("%d tenants known, want %d at most", n, stream.MinIdle+1024)
+	}
 }
 
 // TestOversizeWhileLimited holds that a message which can never be admitted is

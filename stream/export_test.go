@@ -96,9 +96,18 @@ type Heap struct{ h heap[*HeapItem] }
 type HeapItem struct {
 	ID    int
 	index int32
+	moves *int // counts the steps of all items that have it, if not nil
 }
 
-func (i *HeapItem) setIndex(n int32) { i.index = n }
+func (i *HeapItem) setIndex(n int32) {
+	i.index = n
+	if i.moves != nil {
+		*i.moves++
+	}
+}
+
+// CountMoves makes i count its steps in a heap.
+func (i *HeapItem) CountMoves(moves *int) { i.moves = moves }
 
 // In reports whether the item is in a heap.
 func (i *HeapItem) In() bool { return i.index >= 0 }

@@ -65,6 +65,40 @@ func TestHeap(t *testing.T) {
 	}
 }
 
+// TestHeapSteps holds that an event of a throttled tenant, its grant and the
+// wait for the next one, takes as many steps as the logarithm of their number:
+// each of the two moves one tenant on each level of the heap, and a few besides.
+func TestHeapSteps(t *testing.T) {
+	const events = 50_000
+	for _, tenants := range []int{100, 10_000, 100_000} {
+		rng := rand.New(rand.NewPCG(uint64(tenants), 4))
+		var h stream.Heap
+		moves := 0
+		for i := range tenants {
+			item := &stream.HeapItem{ID: i}
+			item.CountMoves(&moves)
+			h.Push(item, rng.Int64N(1e9))
+		}
+		moves = 0
+		most := 0
+		for range events {
+			before := moves
+			item, at := h.Top()
+			h.Remove(item)
+			h.Push(item, at+rng.Int64N(2e9))
+			most = max(most, moves-before)
+		}
+		depth := 0
+		for n := tenants; n > 0; n /= 4 {
+			depth++
+		}
+		t.Logf("%d tenants: %.1f steps per event, %d at most", tenants, float64(moves)/events, most)
+		if bound := 2*depth + 4; most > bound {
+			t.Errorf("%d tenants: an event took %d steps, want %d at most", tenants, most, bound)
+		}
+	}
+}
+
 // TestFairnessBound drives the scheduler with random weights and costs, tenants
 // that come and go and wait for limits, and checks the bound of start-time fair
 // queueing for each pair over each stretch in which both could run all along.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -196,7 +197,7 @@ func (g *generation) place(ctx context.Context, request map[string][]int, commit
 	for topic, ids := range request {
 		base, delay := g.session.layout.Load().laneOf(topic)
 		for _, id := range ids {
-			p := &partition{gen: g, topic: topic, base: base, mark: mark(base), id: id, delay: delay, wake: make(chan struct{}, 1), hops: make(chan struct{}, hopsAtOnce), committed: -1, oldest: -1}
+			p := &partition{gen: g, topic: topic, base: base, mark: mark(base), id: id, name: topic + "/" + strconv.Itoa(id), delay: delay, wake: make(chan struct{}, 1), hops: make(chan struct{}, hopsAtOnce), committed: -1, oldest: -1}
 			p.batches.committed = g.session.cfg.committed()
 			if c, ok := committed[topic][id]; ok {
 				ahead, whole := decodeCompleted(c.metadata, c.offset)

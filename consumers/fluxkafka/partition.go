@@ -20,6 +20,7 @@ type partition struct {
 	gen   *generation
 	topic string
 	id    int
+	name  string        // of it, for the gate
 	base  string        // the topic that a lane belongs to, topic itself for a source
 	mark  int64         // of base, see order
 	delay time.Duration // of the lane, 0 for a source topic
@@ -235,7 +236,7 @@ func (p *partition) take(b *batch, raw *rawRecord, offset int64) (*record, error
 		Topic: p.topic, Partition: p.id, Offset: offset, HighWaterMark: stable,
 		Key: p.arena.copy(raw.key), Value: p.arena.copy(raw.value), Headers: headers, Time: b.timestamp(raw),
 	}
-	r.meta = stream.Meta{Time: r.msg.Time, Bytes: raw.size, Redelivered: redelivered, Order: p.order(offset)}
+	r.meta = stream.Meta{Time: r.msg.Time, Bytes: raw.size, Redelivered: redelivered, Order: p.order(offset), Partition: p.name}
 	if p.delay > 0 {
 		r.recall()
 	}
