@@ -176,7 +176,8 @@ func (s *Core) check(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	return checkTarget(ctx, s.js, "dead-letter stream", s.set.DeadLetterStream, s.set.DeadLetterSubject)
+	before := s.nc.LastError()
+	return explained(s.nc, before, checkTarget(ctx, s.js, "dead-letter stream", s.set.DeadLetterStream, s.set.DeadLetterSubject))
 }
 
 // CoreStats are a [Core]'s totals since it was made, through all runs.

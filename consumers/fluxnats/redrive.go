@@ -79,8 +79,8 @@ const redriveTries = 8
 // some stream takes in its subject, as nobody else would confirm it.
 //
 // It returns what it has done, also beside an error: ctx's, one that wraps
-// [ErrInvalidConfig] or [ErrSetup], or that of a server which did not answer for
-// some time. Dead letters that failed for reasons of their own are no error.
+// [ErrInvalidConfig], [ErrSetup] or [nats.ErrPermissionViolation], or that of a
+// server which did not answer for some time. Dead letters that failed for reasons of their own are no error.
 func Redrive(ctx context.Context, js jetstream.JetStream, cfg RedriveConfig) (Redriven, error) {
 	r, err := newRedrive(js, cfg)
 	if err != nil {
@@ -100,6 +100,7 @@ type redrive struct {
 	cfg     RedriveConfig
 	limiter *flux.Limiter[string]
 	stream  jetstream.Stream
+	before  error // the connection's last, before it all began
 	done    Redriven
 }
 
@@ -131,7 +132,7 @@ func newRedrive(js jetstream.JetStream, cfg RedriveConfig) (*redrive, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fluxnats: %w", err)
 	}
-	return &redrive{js: js, cfg: cfg, limiter: limiter}, nil
+	return &redrive{js: js, cfg: cfg, limiter: limiter, before: js.Conn().LastError()}, nil
 }
 
 // setUp finds the stream, and returns the sequence of its last dead letter.
@@ -144,7 +145,7 @@ func (r *redrive) setUp(ctx context.Context) (last uint64, err error) {
 		return 0, fmt.Errorf("%w: dead-letter stream %s: %w", ErrSetup, name, err)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("fluxnats: look at dead-letter stream %s: %w", name, err)
+		return 0, fmt.Errorf("fluxnats: look at dead-letter stream %s: %w", name, explained(r.js.Conn(), r.before, err))
 	}
 	info := r.stream.CachedInfo()
 	switch c := info.Config; {
@@ -264,10 +265,10 @@ func (r *redrive) try(ctx context.Context, f func(context.Context) error) error 
 	pause := 50 * time.Millisecond
 	for tries := 1; ; tries++ {
 		limited, cancel := context.WithTimeout(ctx, answerTimeout)
-		err := f(limited)
+		err := explained(r.js.Conn(), r.before, f(limited))
 		cancel()
 		switch {
-		case err == nil, refused(err):
+		case err == nil, refused(err), errors.Is(err, nats.ErrPermissionViolation):
 			return err
 		case ctx.Err() != nil:
 			return ctx.Err()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -27,6 +28,17 @@ func checkTarget(ctx context.Context, js jetstream.JetStream, what, name, subjec
 		found.add("%s %s: NoAck is set, so what is stored cannot be confirmed; unset it", what, name)
 	}
 	return errors.Join(found...)
+}
+
+// explained adds to an error what the server tells the connection and not the one
+// who asked: that it does not permit what was asked. before is the connection's
+// last error before that.
+func explained(nc *nats.Conn, before, err error) error {
+	last := nc.LastError()
+	if err == nil || last == before || !errors.Is(last, nats.ErrPermissionViolation) { //nolint:errorlint // the same value, not the same kind
+		return err
+	}
+	return fmt.Errorf("%w; the server says: %w", err, last)
 }
 
 // remove deletes a message of a stream, if somebody else has not done so.

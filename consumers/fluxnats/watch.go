@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -72,7 +71,8 @@ const (
 //
 // It returns nil when ctx ended, an error that wraps [ErrSetup] if one of the
 // streams is missing or unfit, and one that wraps [ErrInvalidConfig],
-// [jetstream.ErrConsumerDeleted] or [nats.ErrConnectionClosed].
+// [nats.ErrPermissionViolation], [jetstream.ErrConsumerDeleted] or
+// [nats.ErrConnectionClosed].
 func (s *Source) Watch(ctx context.Context, cfg WatchConfig) error {
 	w, err := s.newWatch(cfg)
 	if err != nil {
@@ -80,7 +80,7 @@ func (s *Source) Watch(ctx context.Context, cfg WatchConfig) error {
 	}
 	consumer, err := w.setUp(ctx)
 	if err != nil {
-		return unlessEnded(ctx, err)
+		return unlessEnded(ctx, explained(s.js.Conn(), w.before, err))
 	}
 	return unlessEnded(ctx, w.run(ctx, consumer))
 }
@@ -90,6 +90,7 @@ type watch struct {
 	src      *Source
 	cfg      WatchConfig
 	subjects []string // of advisories
+	before   error    // the connection's last, before it all began
 	origin   jetstream.Stream
 	r        *run // that messages are read for as if it had received them
 }
@@ -102,7 +103,7 @@ func (s *Source) newWatch(cfg WatchConfig) (*watch, error) {
 	}
 	cfg.AdvisoryStream = name
 	of := "." + s.set.Stream + "." + s.set.Consumer
-	w := &watch{src: s, cfg: cfg, subjects: []string{advisories + "MAX_DELIVERIES" + of}, r: &run{src: s, set: &s.set}}
+	w := &watch{src: s, cfg: cfg, subjects: []string{advisories + "MAX_DELIVERIES" + of}, r: &run{src: s, set: &s.set}, before: s.js.Conn().LastError()}
 	if cfg.Terminated {
 		w.subjects = append(w.subjects, advisories+"MSG_TERMINATED"+of)
 	}
@@ -210,6 +211,8 @@ func (w *watch) run(ctx context.Context, consumer jetstream.Consumer) error {
 				err = nats.ErrConnectionClosed
 			}
 			return fmt.Errorf("fluxnats: watch: %w", err)
+		case errors.Is(explained(w.src.js.Conn(), w.before, err), nats.ErrPermissionViolation):
+			return fmt.Errorf("fluxnats: watch: %w", explained(w.src.js.Conn(), w.before, err))
 		default:
 			w.src.set.log.Warn("advisories cannot be read, trying again", "error", err)
 		}
@@ -222,7 +225,7 @@ func (w *watch) deal(ctx context.Context, m jetstream.Msg) {
 	if err == nil {
 		err = m.Ack()
 	} else {
-		w.src.set.log.Error("a message that the server abandoned is not yet a dead letter", "error", err)
+		w.src.set.log.Error("a message that the server abandoned is not yet a dead letter", "error", explained(w.src.js.Conn(), w.before, err))
 		err = m.NakWithDelay(watchRetry)
 	}
 	if err != nil {
@@ -241,10 +244,14 @@ type advisory struct {
 	Reason     string    `json:"reason"`
 }
 
-// gateReasons are those with which Run terminates messages.
-var gateReasons = []stream.Reason{
-	stream.ReasonQuota, stream.ReasonShare, stream.ReasonExpired, stream.ReasonDeferrals, stream.ReasonRetry, stream.ReasonRetryLater,
-	stream.ReasonAttempts, stream.ReasonPermanent, stream.ReasonNoTenant, stream.ReasonOversize, stream.ReasonLimiter, stream.ReasonOrder, stream.ReasonHeld,
+// ofGate reports whether a reason for a termination is one that Run gives.
+func ofGate(reason string) bool {
+	for r := stream.ReasonNone + 1; !strings.HasPrefix(r.String(), "reason("); r++ {
+		if r.String() == reason {
+			return true
+		}
+	}
+	return false
 }
 
 // bury makes a dead letter of the message that an advisory tells of. It returns
@@ -259,7 +266,7 @@ func (w *watch) bury(ctx context.Context, data []byte) error {
 	reason, why := reasonMaxDeliveries, fmt.Sprintf("delivered %d times and not acknowledged", a.Deliveries)
 	if strings.HasSuffix(a.Type, ".terminated") {
 		reason, why = reasonTerminated, cmp.Or(a.Reason, "no reason given")
-		if slices.ContainsFunc(gateReasons, func(r stream.Reason) bool { return r.String() == a.Reason }) {
+		if ofGate(a.Reason) {
 			return nil
 		}
 	}
