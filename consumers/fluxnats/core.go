@@ -28,7 +28,8 @@ type CoreConfig struct {
 
 	// AnswerRefused answers a request that becomes a dead letter, to tell the
 	// one who asked why and when to ask again: see [ReadRefusal]. The answer takes
-	// the place of the dead letter, unless the handler has answered already.
+	// the place of the dead letter, unless the handler has answered already. A
+	// request that the policy drops gets no answer.
 	// Defaults to false.
 	AnswerRefused bool
 
