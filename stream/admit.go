@@ -66,8 +66,14 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 			reason, turn = ReasonOrder, now
 		}
 	}
+	var v Verdict
+	if reason != ReasonNone || turn > now {
+		if v = r.appeal(e, reason, turn, now); v.Outcome != 0 && reason == ReasonNone {
+			reason = ReasonQuota
+		}
+	}
 	if reason != ReasonNone {
-		r.deny(e, reason, turn, now)
+		r.denyAs(e, v, reason, turn, now)
 		if k := e.key; k != nil && k.head == nil && reason != ReasonOrder {
 			k.head = e
 			r.countAwaiting(k)
@@ -269,6 +275,11 @@ func (r *run[M]) age(e *entry[M], now int64) int64 {
 // deny decides the fate of a message that may not wait in memory until its
 // turn. It is in no list.
 func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
+	r.denyAs(e, r.appeal(e, reason, turn, now), reason, turn, now)
+}
+
+// denyAs is deny with what Policy.Decide has said.
+func (r *run[M]) denyAs(e *entry[M], v Verdict, reason Reason, turn, now int64) {
 	t, p := e.tenant, &r.cfg.Policy
 	t.tally(now)
 	t.denials++
@@ -284,12 +295,21 @@ func (r *run[M]) deny(e *entry[M], reason Reason, turn, now int64) {
 		f.outcome = DeadLetter
 		f.err = fmt.Errorf("%w: %d tokens, burst %d", gcra.ErrExceedsBurst, e.cost, d.Limit().Burst())
 	}
+	if v.Outcome != 0 {
+		f.outcome = v.Outcome
+	}
 	// Messages that follow a deferred one of their key have no choice.
 	if f.outcome != Defer && reason != ReasonOrder {
 		if turn > now && turn-now < never {
 			f.until = r.wall(turn, now)
 		}
 		r.decide(e, f)
+		return
+	}
+
+	if v.Outcome == Defer && v.After > 0 {
+		until := now + min(int64(v.After), never)
+		r.hold(e, f, until, until, now)
 		return
 	}
 

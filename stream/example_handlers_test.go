@@ -213,3 +213,32 @@ func ExampleFailMode() {
 	// acme: tea
 	// ran without a grant: 1
 }
+
+// A function decides for those who pay less: what cannot run within a tenth of a
+// second is dropped. The others wait.
+func ExamplePolicy_decide() {
+	limiter := newLimiter(gcra.PerSecond(2).WithBurst(1))
+	gate := newGate(limiter, stream.Config[order]{Policy: stream.Policy{
+		Decide: func(s stream.Situation) stream.Verdict {
+			if strings.HasPrefix(s.Tenant, "trial-") && s.Delay > 100*time.Millisecond {
+				return stream.Verdict{Outcome: stream.Drop}
+			}
+			return stream.Verdict{}
+		},
+	}})
+	in := orders("trial-acme tea", "trial-acme more tea", "umbra coffee", "umbra more coffee")
+	err := gate.Run(context.Background(), stream.FromChan(in, nil), func(_ context.Context, o order) error {
+		fmt.Println(o.tenant, o.text)
+		return nil
+	})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(gate.Stats().Dropped, "dropped")
+
+	// Unordered output:
+	// trial-acme tea
+	// umbra coffee
+	// umbra more coffee
+	// 1 dropped
+}

@@ -45,6 +45,18 @@ type Policy struct {
 	// Defaults to FailWait.
 	OnLimiterError FailMode
 
+	// Decide is asked about each message that cannot run at once, because of its
+	// limit or its tenant's share: when it arrives, and again if the rest of the
+	// Policy will not let it wait any longer. It may have the message deferred, made
+	// a dead letter or dropped, whatever MaxWait, OnDenied and OnFull say, so that
+	// each tenant can have a policy of its own. MaxDeferrals and MaxAge hold all the
+	// same, and nothing runs or waits for longer because of it. It is not asked
+	// about a message that has to follow a deferred one of its order key. It is
+	// called with a lock of the gate held, so it must be fast, and must not call
+	// the gate.
+	// Defaults to nil: the rest of the Policy decides.
+	Decide func(Situation) Verdict
+
 	// MaxDeferrals is how often a message may be deferred before it becomes a
 	// dead letter. Negative: without bound.
 	// Defaults to 16.
