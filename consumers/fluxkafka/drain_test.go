@@ -104,3 +104,39 @@ func TestRebalanceTakesWhatIsParked(t *testing.T) {
 		b.stop()
 	})
 }
+
+// A partition whose handlers hang fills its part of the gate's window and holds
+// back no other.
+func TestStuckPartition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const messages = 400
+		c := newCluster(t, 1, kfake.SeedTopics(2, "t"))
+		defer c.close()
+		limiter, err := flux.New(flux.Config[string]{Limit: gcra.Unlimited()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		gate := stream.Config[*kafka.Message]{
+			Limiter: limiter, Window: 64, PartitionWindow: 32, Workers: 64,
+			Tenant: func(m *kafka.Message) string { return string(m.Value) },
+		}
+		var done atomic.Int64
+		m := c.startGate(c.config("t"), gate, func(ctx context.Context, m *kafka.Message) error {
+			if m.Partition == 0 {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		}, func(*kafka.Message) { done.Add(1) })
+		// As many tenants as messages, so that no share of a tenant helps.
+		c.produce("t", 0, 2*messages, 2*messages, 2)
+		c.eventually(10*time.Second, func() error {
+			if n := done.Load(); n != messages {
+				return fmt.Errorf("%d of %d messages of the other partition were handled", n, messages)
+			}
+			return nil
+		})
+		m.crash()
+		<-m.done
+	})
+}
