@@ -84,6 +84,14 @@
 // [Meta.Order]. For the order of a key to hold over several processes, all of
 // its messages must go to one of them at a time, as those of a partition do.
 //
+// # Batches, costs and channels
+//
+// [Gate.RunBatch] hands a handler several messages at once, each of which was
+// admitted on its own and has a result of its own. [SetCost] corrects what a
+// message was estimated to cost when its handler knows better. [FromChan] puts a
+// gate behind a channel instead of a broker, and [Throttle] is a limit per key
+// and nothing else, for channels and iterators.
+//
 // # Faults
 //
 // A handler's error is an attempt, and tried again after [Policy.Backoff]; a
