@@ -91,7 +91,7 @@ func refused(err error) bool {
 func (d *delivery) nak(ctx context.Context, f stream.Deferral) error {
 	r := d.r
 	r.mu.Lock()
-	r.remember(d.seq, counts{f.Attempts, f.Deferrals, f.Order})
+	r.remember(d.seq, nakked{counts{f.Attempts, f.Deferrals, f.Order}, f.Until})
 	r.mu.Unlock()
 	delay := max(time.Until(f.Until), time.Millisecond)
 	if err := d.confirm(ctx, delayedNak(delay)); err != nil {
@@ -102,15 +102,21 @@ func (d *delivery) nak(ctx context.Context, f stream.Deferral) error {
 	return nil
 }
 
-// remember keeps a message's counts until it comes again. It forgets some if
+// nakked is what is known of a message that was handed back until it is due.
+type nakked struct {
+	counts
+	due time.Time
+}
+
+// remember keeps what is known of a message until it comes again. It forgets some if
 // there are more of them than the consumer can have outstanding: those came
 // again at another member. The lock must be held.
-func (r *run) remember(seq uint64, c counts) {
+func (r *run) remember(seq uint64, n nakked) {
 	if limit := r.facts.Load().maxAckPending; limit > 0 && len(r.naks) >= limit {
 		for old := range r.naks {
 			delete(r.naks, old)
 			break
 		}
 	}
-	r.naks[seq] = c
+	r.naks[seq] = n
 }

@@ -169,8 +169,12 @@ func (r *run) giveBack(d *delivery, pause time.Duration) {
 	case pause > 0:
 		verdict = delayedNak(pause)
 	}
+	r.handBack(d, verdict)
+	r.src.stats.returned.Add(1)
+}
+
+func (r *run) handBack(d *delivery, verdict []byte) {
 	if err := r.nc.Publish(d.msg.m.Reply, verdict); err != nil {
 		r.set.log.Warn("cannot hand a message back, it comes again when AckWait has passed", "message", d.msg.ID(), "error", err)
 	}
-	r.src.stats.returned.Add(1)
 }

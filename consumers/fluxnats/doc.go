@@ -63,7 +63,8 @@
 // acknowledgement with a delay instead, on any server and stream. It then keeps
 // its place in MaxAckPending, and its counts survive only in the memory of the
 // process that deferred it: another one takes all earlier deliveries for
-// deferrals.
+// deferrals, and gets the message up to a second early if the server was started
+// again meanwhile.
 //
 // # Dead letters
 //

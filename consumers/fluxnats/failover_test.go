@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/fluxlimiter/flux/consumers/fluxnats"
+	"github.com/fluxlimiter/flux/stream"
 )
 
 // A new leader of a consumer may have heard nothing of the last deliveries and
@@ -201,5 +202,38 @@ func TestStreamMadeAnewInMidStream(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		r.stop()
 		seen.exactly(e.T, 40)
+	})
+}
+
+// A server that was started again remembers to the second when to give what was
+// handed back.
+func TestNakDeferralsAreNotEarlyAfterARestart(t *testing.T) {
+	bubble(t, func(e *env) {
+		src := e.source(fluxnats.Config{NakDeferrals: true}, fluxnats.Layout{AckWait: 5 * time.Second})
+		e.publish(20)
+		var seen tally
+		due := time.Now().Truncate(time.Second).Add(time.Minute + 900*time.Millisecond)
+		r := e.run(src, newIntake(64, func(ctx context.Context, d delivery) {
+			if meta := d.Meta(); meta.Deferrals == 0 {
+				e.must(d.Defer(ctx, stream.Deferral{Until: due, Deferrals: 1}))
+				return
+			} else if late := time.Since(due); late < 0 || late > 5*time.Second || meta.Deferrals != 1 {
+				t.Errorf("came %v after it was due: %+v", late, meta)
+			}
+			seen.add(d.Message())
+			e.must(d.Ack(ctx))
+		}))
+		for range 3 {
+			time.Sleep(5 * time.Second)
+			e.stop()
+			time.Sleep(time.Second)
+			e.start()
+		}
+		time.Sleep(2 * time.Minute)
+		r.stop()
+		seen.exactly(e.T, 20)
+		if src.Stats().Swallowed == 0 {
+			t.Error("the server does not act as it should")
+		}
 	})
 }

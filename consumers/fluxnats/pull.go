@@ -202,9 +202,20 @@ func (r *run) receive(m *nats.Msg) {
 		}
 		return
 	}
-	if c, ok := r.naks[d.seq]; ok {
+	if n, ok := r.naks[d.seq]; ok {
+		if early := time.Until(n.due); early > 0 && !r.ended() {
+			// A server that was started again remembers the time to the second.
+			low := q.low(r.waiting)
+			r.mu.Unlock()
+			r.src.stats.swallowed.Add(1)
+			r.handBack(d, delayedNak(early))
+			if low {
+				poke(r.hungry)
+			}
+			return
+		}
 		delete(r.naks, d.seq)
-		d.counts = c
+		d.counts = n.counts
 	}
 	r.hold(d, now)
 	ended := r.ended()

@@ -53,14 +53,14 @@ type run struct {
 	released []*delivery // given up, to be handed back when the server sends no more
 	draining bool        // it does not
 	isIdle   bool
-	naks     map[uint64]counts // of messages deferred by a delayed negative acknowledgement
+	naks     map[uint64]nakked // messages deferred by a delayed negative acknowledgement
 }
 
 func newRun(s *Source, in stream.Intake[*Msg], f facts) *run {
 	r := &run{
 		src: s, set: &s.set, nc: s.js.Conn(), in: in, base: time.Now(), lastError: s.js.Conn().LastError(),
 		arrived: make(chan struct{}, 1), hungry: make(chan struct{}, 1), acking: make(chan struct{}, 1), doubt: make(chan struct{}, 1), idle: make(chan struct{}),
-		naks: make(map[uint64]counts),
+		naks: make(map[uint64]nakked),
 	}
 	r.facts.Store(&f)
 	r.oldest.prev, r.oldest.next = &r.oldest, &r.oldest

@@ -67,7 +67,7 @@ func (s *Source) Run(ctx context.Context, in stream.Intake[*Msg]) error {
 // Stats are a source's totals since it was made, through all runs.
 type Stats struct {
 	Received   int64 // messages taken from the server
-	Swallowed  int64 // redeliveries of messages that the source held, or had just acknowledged
+	Swallowed  int64 // redeliveries of messages that the source held, had just settled, or had deferred for longer
 	Pulls      int64 // requests for messages
 	Renewals   int64 // of them, made because an earlier one was lost
 	KeepAlives int64 // messages kept from redelivery for another AckWait
