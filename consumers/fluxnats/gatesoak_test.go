@@ -291,14 +291,14 @@ func (s *gateSoak) check() {
 	if !s.anew && !s.lossy && !(s.naks && s.stops) { // what was handed back is known to the run that did so
 		checks["never early"] = h.NeverEarly()
 	}
-	if !lose && !s.stops {
+	if !s.anew && !s.stops { // the source knows what it has given and settled, whatever is lost
 		checks["processed twice"] = h.ProcessedOnce()
+		if s.rec.again > 0 {
+			checks["ended twice"] = fmt.Errorf("%d messages", s.rec.again)
+		}
 	}
 	if s.keyed && !lose && s.gate.Stats().Released == 0 {
 		checks["key order"] = h.KeyOrder()
-	}
-	if !lose && s.rec.again > 0 {
-		checks["ended twice"] = fmt.Errorf("%d", s.rec.again)
 	}
 	for name, err := range checks {
 		if err != nil {
