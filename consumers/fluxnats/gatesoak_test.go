@@ -288,7 +288,7 @@ func (s *gateSoak) check() {
 	if !s.settled() {
 		checks["not over"] = fmt.Errorf("%+v", s.info())
 	}
-	if !s.anew && !s.lossy && !(s.naks && s.stops) { // what was handed back is known to the run that did so
+	if !s.anew && !s.lossy && (!s.naks || !s.stops) { // what was handed back is known to the run that did so
 		checks["never early"] = h.NeverEarly()
 	}
 	if !s.anew && !s.stops { // the source knows what it has given and settled, whatever is lost
