@@ -291,7 +291,9 @@ func (s *gateSoak) check() {
 	if !s.anew && !s.lossy && (!s.naks || !s.stops) { // what was handed back is known to the run that did so
 		checks["never early"] = h.NeverEarly()
 	}
-	if !s.anew && !s.stops { // the source knows what it has given and settled, whatever is lost
+	// The source knows what it has given and settled, whatever is lost. But one whose
+	// deferral went unconfirmed, and was given up for that, may live on as a copy too.
+	if !s.anew && !s.stops && s.gate.Stats().Released == 0 {
 		checks["processed twice"] = h.ProcessedOnce()
 		if s.rec.again > 0 {
 			checks["ended twice"] = fmt.Errorf("%d messages", s.rec.again)
