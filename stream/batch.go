@@ -131,14 +131,15 @@ func (r *run[M]) processBatch(w *worker[M], handle BatchHandler[M]) {
 	items := make([]Item[M], len(jobs))
 	batch := make([]*Item[M], len(jobs))
 	parent := r.handling
-	if watch := jobs[0].entry.watch; watch != nil {
-		parent = watch.ctx
+	first := jobs[0].entry
+	if first.watch != nil {
+		parent = first.watch.ctx
 	}
 	for i, j := range jobs {
 		e := j.entry
 		items[i].Message, items[i].facts = e.delivery.Message(), r.facts(e, j.granted)
 		batch[i] = &items[i]
-		if e.watch != jobs[0].entry.watch {
+		if e.revocation() != first.revocation() {
 			parent = r.handling
 		}
 		r.tellAdmitted(e, j.granted)

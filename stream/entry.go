@@ -78,6 +78,15 @@ type fate struct {
 // revoked reports whether e is known to be another consumer's by now.
 func (e *entry[M]) revoked() bool { return e.watch != nil && e.watch.gone.Load() }
 
+// revocation returns the channel that is closed when e is revoked, nil if there is
+// none.
+func (e *entry[M]) revocation() <-chan struct{} {
+	if e.watch == nil {
+		return nil
+	}
+	return e.watch.id.revoked
+}
+
 // list is an intrusive list of entries.
 type list[M any] struct {
 	first, last *entry[M]

@@ -11,7 +11,7 @@ func (r *run[M]) Recall(revoked <-chan struct{}) {
 		w.recalled = true
 		for e := w.first; e != nil; e = e.older {
 			switch e.state {
-			case stateQueued, stateEarly, stateBlocked, stateBackoff:
+			case stateQueued, stateEarly, stateBlocked, stateBackoff, stateGathered:
 				r.withdraw(e, now)
 			}
 		}
