@@ -1,0 +1,88 @@
+package fluxkafka_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/fluxlimiter/flux"
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
+)
+
+// A key keeps its order through all deferrals as long as its partition stays
+// with one member: limits far below the load, handlers that fail and handlers that
+// ask for more time.
+func TestOrderThroughDeferrals(t *testing.T) {
+	for _, lanes := range [][]time.Duration{{time.Second}, {500 * time.Millisecond, 3 * time.Second}} {
+		t.Run(fmt.Sprint(lanes), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const messages, keys, tenants, partitions = 300, 20, 5, 3
+				c := newCluster(t, 1, kfake.SeedTopics(partitions, "t"))
+				defer c.close()
+				limiter, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(3)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				number := func(s []byte) int {
+					n, _ := strconv.Atoi(string(s))
+					return n
+				}
+				gate := stream.Config[*kafka.Message]{
+					Limiter:  limiter,
+					Tenant:   func(m *kafka.Message) string { return strconv.Itoa(number(m.Key[1:]) % tenants) },
+					OrderKey: func(m *kafka.Message) string { return string(m.Key) },
+					Policy:   stream.Policy{MaxWait: time.Second, MaxDeferrals: -1},
+				}
+				cfg := c.config("t")
+				cfg.Lanes, cfg.FetchWait = lanes, 5*time.Second
+				var mu sync.Mutex
+				tries := make(map[int]int)
+				var deferred atomic.Int64
+				h := newHistory()
+				m := c.startGate(cfg, gate, func(ctx context.Context, m *kafka.Message) error {
+					v := number(m.Value)
+					mu.Lock()
+					tries[v]++
+					first := tries[v] == 1
+					mu.Unlock()
+					if info, _ := stream.FromContext(ctx); info.Deferrals > 0 {
+						deferred.Add(1)
+					}
+					switch {
+					case first && v%11 == 0:
+						return errors.New("failed")
+					case first && v%13 == 0:
+						return stream.RetryLater(2*time.Second, nil)
+					}
+					return nil
+				}, h.add)
+				c.produce("t", 0, messages/2, keys, partitions)
+				time.Sleep(4 * time.Second)
+				c.produce("t", messages/2, messages, keys, partitions)
+				c.eventually(5*time.Minute, func() error {
+					if n := h.distinct(); n != messages {
+						return fmt.Errorf("handled %d of %d", n, messages)
+					}
+					return nil
+				})
+				m.stop()
+				if err := h.inOrder(); err != nil {
+					t.Error(err)
+				}
+				if n := deferred.Load(); h.duplicates() > 0 || n < messages/4 {
+					t.Errorf("%d were handled twice, %d were deferred", h.duplicates(), n)
+				}
+			})
+		})
+	}
+}
