@@ -37,11 +37,23 @@ type Config struct {
 	// Defaults to 1.
 	Partitions int
 
-	// Fault is called before each settle and each return of a deferred message;
-	// op is Ack, Defer, DeadLetter or Return, try counts from 1 per message and
-	// op. It may sleep, and a settle whose Fault is not nil fails with it.
+	// Fault is called before each settle: op is Acked, Deferred or DeadLettered,
+	// try counts from 1 per message and op. It may sleep, and a settle whose
+	// Fault is not nil fails with it: without effect, unless it is
+	// ErrAnswerLost.
 	// Defaults to none.
 	Fault func(op Kind, m *Message, try int) error
+
+	// Duplicate is asked with each delivery whether the message is to be
+	// delivered once more beside it, as after a publisher or a broker that was
+	// not sure. The first final settlement of the two counts.
+	// Defaults to none.
+	Duplicate func(m *Message) bool
+
+	// Clock is the broker's clock, by which messages are published and come
+	// due. It may be another than the gate's, and be set forward and back.
+	// Defaults to time.Now.
+	Clock func() time.Time
 
 	// Tail makes deferred messages come back behind everything that waits by
 	// then, as a copy that is appended to a log does, instead of before it.
@@ -54,6 +66,10 @@ type Config struct {
 	// Eager makes the source deliver without asking for room first.
 	Eager bool
 }
+
+// ErrAnswerLost is what a Config.Fault returns for a settle that takes effect
+// while whoever asked for it is told that it failed.
+var ErrAnswerLost = errors.New("streamtest: answer lost")
 
 // Order says what a [Broker] tells of the order of its messages.
 type Order uint8
@@ -115,6 +131,9 @@ type record struct {
 
 // NewBroker returns a broker without messages.
 func NewBroker(cfg Config) *Broker {
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
 	b := &Broker{cfg: cfg, done: make(chan struct{})}
 	for range max(1, cfg.Partitions) {
 		b.partitions = append(b.partitions, &partition{wake: make(chan struct{})})
@@ -133,7 +152,7 @@ func (b *Broker) Publish(messages ...Message) {
 		if m.Bytes == 0 {
 			m.Bytes = 100
 		}
-		r := &record{message: &m, position: b.next(), published: time.Now(), tries: make(map[Kind]int)}
+		r := &record{message: &m, position: b.next(), published: b.cfg.Clock(), tries: make(map[Kind]int)}
 		p := b.partitions[m.Partition]
 		p.waiting = append(p.waiting, r)
 		p.notify()
@@ -182,8 +201,10 @@ func (b *Broker) Revoke(partition int) {
 	old := p.owner
 	p.end()
 	for d := range old.held {
-		d.lost = true
-		p.back(d.record)
+		if !d.over {
+			d.lost = true
+			p.back(d.record)
+		}
 	}
 	p.owner = newEpoch()
 	p.notify()
@@ -291,6 +312,9 @@ func (b *Broker) retire(p *partition, epochs *[]*epoch) {
 	}
 }
 
+// clockCheck is how soon the broker notices that its clock was set.
+const clockCheck = time.Second
+
 // take waits for the next message of p that is due. It returns nil when ctx has
 // ended, or everything has been settled.
 func (b *Broker) take(ctx context.Context, p *partition) *delivery {
@@ -299,7 +323,7 @@ func (b *Broker) take(ctx context.Context, p *partition) *delivery {
 		wait := time.Duration(-1)
 		for len(p.deferred) > 0 && wait <= 0 {
 			r := p.deferred[0]
-			if wait = time.Until(r.due); wait <= 0 {
+			if wait = r.due.Sub(b.cfg.Clock()); wait <= 0 {
 				p.deferred = p.deferred[1:]
 				r.due = time.Time{}
 				if b.cfg.Tail {
@@ -308,9 +332,14 @@ func (b *Broker) take(ctx context.Context, p *partition) *delivery {
 				p.back(r)
 			}
 		}
+		for len(p.waiting) > 0 && p.waiting[0].final {
+			p.waiting = p.waiting[1:] // its duplicate was settled
+		}
 		if len(p.waiting) > 0 {
 			r := p.waiting[0]
-			p.waiting = p.waiting[1:]
+			if b.cfg.Duplicate == nil || !b.cfg.Duplicate(r.message) {
+				p.waiting = p.waiting[1:]
+			}
 			r.delivered++
 			d := &delivery{broker: b, record: r, epoch: p.owner, partition: p}
 			d.epoch.held[d] = true
@@ -324,7 +353,7 @@ func (b *Broker) take(ctx context.Context, p *partition) *delivery {
 		var due <-chan time.Time
 		var timer *time.Timer
 		if wait > 0 {
-			timer = time.NewTimer(wait)
+			timer = time.NewTimer(min(wait, clockCheck))
 			due = timer.C
 		}
 		select {

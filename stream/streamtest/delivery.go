@@ -2,6 +2,7 @@ package streamtest
 
 import (
 	"context"
+	"errors"
 	"strconv"
 
 	"github.com/fluxlimiter/flux/stream"
@@ -15,6 +16,7 @@ type delivery struct {
 	partition *partition
 
 	over bool // settled or released, or known to be lost; guarded by the broker's mutex
+	mute bool // over, but the gate was not told
 	lost bool // revoked before it was settled
 }
 
@@ -60,12 +62,16 @@ func (d *delivery) settle(ctx context.Context, event Event, effect func(*record)
 	r.tries[event.Kind]++
 	try := r.tries[event.Kind]
 	b.mu.Unlock()
+	var fault error
 	if b.cfg.Fault != nil {
-		if err := b.cfg.Fault(event.Kind, r.message, try); err != nil {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			b.record(Event{Kind: Failed, Message: r.message, Err: err})
-			return err
+		fault = b.cfg.Fault(event.Kind, r.message, try)
+	}
+	if fault != nil {
+		b.mu.Lock()
+		b.record(Event{Kind: Failed, Message: r.message, Err: fault})
+		b.mu.Unlock()
+		if !errors.Is(fault, ErrAnswerLost) {
+			return fault
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -75,6 +81,10 @@ func (d *delivery) settle(ctx context.Context, event Event, effect func(*record)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	event.Message = r.message
+	if d.mute {
+		d.answer(fault)
+		return fault
+	}
 	if d.over {
 		// The gate must not do this: the oracle finds it.
 		event.Kind = SettledAgain
@@ -82,19 +92,30 @@ func (d *delivery) settle(ctx context.Context, event Event, effect func(*record)
 		return nil
 	}
 	d.over = true
-	d.epoch.let(d)
 	if d.lost {
+		d.epoch.let(d)
 		return stream.ErrRevoked
+	}
+	d.answer(fault)
+	if r.final {
+		return fault // its duplicate was settled
 	}
 	effect(r)
 	b.record(event)
 	if r.final {
 		b.unsettled--
 		b.settleLast()
-		return nil
+		return fault
 	}
 	d.partition.back(r)
-	return nil
+	return fault
+}
+
+// answer lets go of d, which is over, unless fault keeps the gate from knowing.
+func (d *delivery) answer(fault error) {
+	if d.mute = fault != nil; !d.mute {
+		d.epoch.let(d)
+	}
 }
 
 // Release implements [stream.Delivery].
@@ -102,14 +123,15 @@ func (d *delivery) Release() {
 	b := d.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if d.over {
+	if d.over && !d.mute {
 		b.record(Event{Kind: SettledAgain, Message: d.record.message})
 		return
 	}
-	d.over = true
+	settled := d.mute
+	d.over, d.mute = true, false
 	d.epoch.let(d)
 	b.record(Event{Kind: Released, Message: d.record.message})
-	if !d.lost {
+	if !d.lost && !settled {
 		d.partition.back(d.record)
 	}
 }
