@@ -267,6 +267,8 @@ func (r *run[M]) answered(w *worker[M], t *tenant[M], cost int64, d flux.Decisio
 	switch {
 	case e == nil || r.draining:
 		// Its message was revoked meanwhile: what was spent is lost.
+	case errors.Is(err, gcra.ErrExceedsBurst) && e.cost < cost:
+		// That was about a larger one, which e has come before.
 	case err != nil:
 		r.undecided(w, t, e, err, now)
 		return

@@ -445,3 +445,29 @@ func TestRaiseForgetsTheBacklog(t *testing.T) {
 		r.end()
 	})
 }
+
+// TestOversizeAnswerForAnother holds that a message is not refused for the size
+// of one that was first when the limiter was asked.
+func TestOversizeAnswerForAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		check := checkerFunc(func(_ context.Context, _ string, n int64) (flux.Decision, error) {
+			if n > 10 {
+				time.Sleep(time.Second)
+				return flux.Decision{}, gcra.ErrExceedsBurst
+			}
+			return flux.NewDecision(gcra.Unlimited(), 0, 0, 0), nil
+		})
+		failed := false
+		r := start(t, nil, stream.Config[*parcel]{Limiter: check}, func(context.Context, *parcel) error {
+			if !failed {
+				failed = true
+				return errors.New("once")
+			}
+			return nil
+		})
+		r.deliver(&parcel{name: "small", tenant: "a", cost: 1}, &parcel{name: "large", tenant: "a", cost: 11})
+		time.Sleep(5 * time.Second) // small is tried again while the limiter thinks about large
+		r.want("0s small run", "1s small run", "1s small ack", "2s large dead oversize")
+		r.end()
+	})
+}
