@@ -4,6 +4,8 @@ import (
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -196,6 +198,59 @@ func FuzzPace(f *testing.F) {
 		until := p.Until(at)
 		if until > now || p.At(until) != at || p.At(until-1) >= at {
 			t.Errorf("until(at(%d) = %d) = %d, when it is %d, and %d before", now, at, until, p.At(until), p.At(until-1))
+		}
+	})
+}
+
+// The factor is raised while a timer serves those whose turn came before: time
+// then lies less far on the paced clock, and turns that had come by it have not.
+func TestFactorRaisedWhileTurnsAreGranted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lim *flux.Limiter[int]
+		var raise atomic.Bool
+		var calls, first atomic.Int64
+		limitFor := func(k int) gcra.Limit { // with the lock of a room held
+			if calls.Add(1) > 100_000 {
+				panic("looks for those whose turn it is without end")
+			}
+			if raise.CompareAndSwap(true, false) {
+				first.Store(int64(k))
+				time.Sleep(10 * ms)
+				go func() {
+					if err := lim.SetFactor(1); err != nil {
+						t.Error(err)
+					}
+				}()
+				for lim.Factor() != 1 {
+					runtime.Gosched()
+				}
+			}
+			return gcra.Limit{}
+		}
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // one room
+		lim = newLimiter(t, flux.Config[int]{Limit: gcra.PerSecond(10).WithBurst(1), LimitFor: limitFor})
+		if err := lim.SetFactor(0.5); err != nil {
+			t.Fatal(err)
+		}
+		var turns [10]<-chan flux.Result
+		for k := range turns {
+			if d, err := lim.Check(t.Context(), k, 1); err != nil || !d.Allowed() {
+				t.Fatal(d, err)
+			}
+			turns[k] = lim.WaitAsync(t.Context(), k, 1)
+		}
+		raise.Store(true)
+		for k, turn := range turns {
+			res, want := <-turn, 205*ms // the turn after 200ms, 10ms at half the pace ago
+			if int64(k) == first.Load() {
+				want = 200 * ms
+			}
+			if res.Err != nil || time.Duration(res.At) != want {
+				t.Errorf("key %d: %v at %v, want %v", k, res.Err, time.Duration(res.At), want)
+			}
+		}
+		if now := time.Duration(lim.Now()); raise.Load() || now != 210*ms {
+			t.Errorf("the last turn was granted at %v, want 210ms", now)
 		}
 	})
 }

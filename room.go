@@ -148,7 +148,7 @@ func (r *room[K]) enter(ctx context.Context, key K, w *waiter[K], together bool)
 func (l *Limiter[K]) admit(ctx context.Context, q *queue[K], now int64, wait time.Duration) error {
 	most := time.Duration(maxAhead)
 	if l.cfg.MaxWait > 0 {
-		most = l.cfg.MaxWait
+		most = min(most, l.cfg.MaxWait)
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		if left := deadline.Sub(l.Time(now)); wait >= left {
@@ -244,8 +244,9 @@ func (r *room[K]) wake() {
 	defer r.unlock()
 	r.set = math.MaxInt64
 	now := r.lim.Now()
-	paced := r.lim.terms.Load().pace.at(now)
-	for n := 1; r.agenda.next() <= paced; n++ {
+	// By the pace of the moment: once the factor was raised, now lies less far on
+	// the paced clock than it did, and what was due by it may not be.
+	for n := 1; r.agenda.next() <= r.lim.terms.Load().pace.at(now); n++ {
 		q := r.agenda[0].queue
 		r.advance(q, now)
 		r.file(q, now)
@@ -254,7 +255,7 @@ func (r *room[K]) wake() {
 			r.mu.Lock()
 		}
 	}
-	r.arm(now)
+	r.arm(r.lim.Now())
 }
 
 // wakeStep is how many queues are served before others may have the lock.
@@ -307,7 +308,13 @@ func (r *room[K]) clear(err error) {
 func (r *room[K]) advance(q *queue[K], now int64) {
 	t := r.lim.terms.Load()
 	paced := t.pace.at(now)
-	if rule := r.lim.ruleOf(q.key, q.rule, 0); rule != q.rule {
+	switch rule := r.lim.ruleOf(q.key, q.rule, 0); {
+	case rule == q.rule:
+	case *rule.limit() == *q.rule.limit():
+		// Only the pace is another: turns are when they were on the paced clock,
+		// those that have come and were not granted yet as well.
+		q.rule = rule
+	default:
 		q.retime(rule, paced, func(w *waiter[K], err error) { r.result(q.key, w, Result{Err: err}) })
 	}
 	for q.head != nil && q.due <= paced {
