@@ -52,6 +52,9 @@ func (l *Limiter[K]) Factor() float64 {
 const (
 	minFactor = 0.001
 	fullSpeed = 1 << 32
+
+	// maxTime bounds the times that the table takes.
+	maxTime = 1 << 62
 )
 
 // pace is how fast the clock runs by which keys get their tokens back. Under a
@@ -67,10 +70,11 @@ type pace struct {
 	speed       uint64 // of the paced clock, in 1/fullSpeed of the limiter's
 }
 
-// at returns the paced time at a time of the limiter's clock, rounded down.
+// at returns the paced time at a time of the limiter's clock, rounded down. A time
+// that no clock could show stays what it is, for the table to refuse.
 func (p *pace) at(now int64) int64 {
 	switch {
-	case p == nil:
+	case p == nil || now >= maxTime || now < -maxTime:
 		return now
 	case now < p.from:
 		// A time from before the factor changed: seen from its end, it may

@@ -1,6 +1,7 @@
 package flux_test
 
 import (
+	"errors"
 	"math"
 	"math/big"
 	"math/rand/v2"
@@ -172,6 +173,28 @@ func TestFactorWithLateClocks(t *testing.T) {
 			t.Errorf("%v spent of %v", spent, allowed)
 		}
 	})
+}
+
+// A time that no clock could show is refused, however slow the paced clock is.
+func TestFactorRefusesImpossibleTimes(t *testing.T) {
+	lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(10)})
+	h := lim.Key(key)
+	for _, f := range []float64{1, 0.5, 0.001} {
+		if err := lim.SetFactor(f); err != nil {
+			t.Fatal(err)
+		}
+		for _, now := range []int64{math.MinInt64, -1<<62 - 1, 1 << 62, math.MaxInt64} {
+			if d, err := h.CheckAt(now, 1); !errors.Is(err, gcra.ErrTime) || d.Allowed() {
+				t.Errorf("factor %v: CheckAt(%d) = %+v, %v", f, now, d, err)
+			}
+			if err := h.RefundAt(now, 1); !errors.Is(err, gcra.ErrTime) {
+				t.Errorf("factor %v: RefundAt(%d) = %v", f, now, err)
+			}
+		}
+	}
+	if d, err := h.CheckAt(lim.Now(), 10); err != nil || !d.Allowed() {
+		t.Errorf("the burst afterwards: %+v, %v", d, err)
+	}
 }
 
 // The paced clock against exact arithmetic, there and back, either side of the

@@ -41,7 +41,7 @@ type Config[K comparable] struct {
 
 	// MaxWait is the longest wait that Wait, WaitAsync, Reserve and Stream
 	// begin: a longer one fails at once with [ErrWaitTooLong].
-	// Defaults to 0, no bound but the context's deadline.
+	// Defaults to 0, no bound but 36 years and the context's deadline.
 	MaxWait time.Duration
 
 	// MaxWaiters bounds how many wait at once for all keys together, and

@@ -66,6 +66,26 @@ func (g *grants) want(t *testing.T, want ...grant) {
 
 const ms = time.Millisecond
 
+// A queue of centuries is refused before its turns leave the range of time,
+// whatever MaxWait is.
+func TestQueueOfCenturies(t *testing.T) {
+	const years = time.Duration(1 << 59) // 18 of them
+	for _, maxWait := range []time.Duration{0, 1<<63 - 1} {
+		lim := newLimiter(t, flux.Config[string]{Limit: gcra.Per(1, years), MaxWait: maxWait})
+		_, _ = lim.Check(t.Context(), key, 1)
+		for i := range 20 {
+			r, err := lim.Reserve(t.Context(), key, 1)
+			long, tooLong := errors.AsType[*flux.WaitTooLongError](err)
+			if tooLong != (i > 1) || err != nil && long.Wait < 2*years {
+				t.Fatalf("MaxWait %v: reservation %d: %v", maxWait, i, err)
+			}
+			if err == nil && (r.Delay() > time.Duration(i+1)*years || r.Delay() < time.Duration(i)*years) {
+				t.Fatalf("MaxWait %v: reservation %d is due in %v", maxWait, i, r.Delay())
+			}
+		}
+	}
+}
+
 // Pitfall 18: first in, first out, whatever the number of tokens.
 func TestWaitIsFIFO(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
