@@ -159,6 +159,26 @@ type Config struct {
 	// Defaults to none.
 	DeadLetterHeaders Headers
 
+	// TenantAffinity says what to do when the messages of a tenant are in
+	// partitions of more than one number, or the topics have different counts of
+	// partitions when Run begins. With it, a member is given the partitions of one
+	// number of all topics, so that a tenant belongs to one member, as long as all
+	// members of the group have it, and the same topics.
+	//
+	// Each member checks what it reads against what it has read since it was made,
+	// or since partitions were added, in a table of 1 MiB for 32,768 tenants. It
+	// cannot see a tenant whose other partition another member reads all the time,
+	// nor one that was forgotten because so many others came after it. Messages of
+	// lanes it does not check, they were before. It costs a hash and a lock a message.
+	// Defaults to AnyPartition: no check.
+	TenantAffinity Affinity
+
+	// Tenant returns the tenant that a message belongs to, "" if it has none,
+	// for TenantAffinity alone. Give it the gate's. The goroutines of all partitions
+	// call it, and no message of a lane.
+	// Required with a TenantAffinity.
+	Tenant func(*kafka.Message) string
+
 	// CreateTopics makes Run create the lanes and dead-letter topics that do
 	// not exist: with as many partitions as their source, the cluster's
 	// replication, and for dead letters without retention. Without it, they must
@@ -243,6 +263,10 @@ func (c *Config) validate() error {
 		return bad("WindowBytes", c.WindowBytes, "want at least 1")
 	case c.FetchBytes < 1 || c.FetchBytes > maxResponse/2:
 		return bad("FetchBytes", c.FetchBytes, "want 1 to 512 MiB")
+	case c.TenantAffinity > RequireAffinity:
+		return bad("TenantAffinity", c.TenantAffinity, "want AnyPartition, WarnAffinity or RequireAffinity")
+	case c.TenantAffinity != AnyPartition && c.Tenant == nil:
+		return bad("Tenant", "nil", "want the gate's function, for TenantAffinity")
 	case c.DeadLetterHeaders > SpringHeaders|ConnectHeaders:
 		return bad("DeadLetterHeaders", c.DeadLetterHeaders, "want SpringHeaders, ConnectHeaders or both")
 	}

@@ -20,6 +20,11 @@ var (
 	// not in its log any more.
 	ErrOffset = errors.New("fluxkafka: offset out of range")
 
+	// ErrAffinity is returned by Run under [RequireAffinity] when a tenant's
+	// messages are in two partitions. The error that wraps it names the tenant and
+	// both.
+	ErrAffinity = errors.New("fluxkafka: tenant in two partitions")
+
 	// ErrRefused is returned by Run when the brokers refuse this client for a
 	// reason that waiting does not mend: credentials, permissions, or a group of
 	// another kind. Once it has been a member, Run keeps trying instead.

@@ -2,6 +2,7 @@ package fluxkafka
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"time"
@@ -136,4 +137,27 @@ func DecodeFetch(version int16, b []byte) (records []byte, err error) {
 		return nil, err
 	}
 	return res.records, nil
+}
+
+// Homes is the table of the partitions that tenants were seen in.
+type Homes struct{ a *affinity }
+
+func NewHomes() Homes { return Homes{newAffinity()} }
+
+func (h Homes) Visit(tenant, topic string, partition int) (first string, strays bool) {
+	at, strays := h.a.visit(tenant, topic, partition)
+	return fmt.Sprintf("%s/%d", at.topic, at.id), strays
+}
+
+func (h Homes) Forget() { h.a.forget() }
+
+func (h Homes) Len() (n int) {
+	for _, bucket := range h.a.table {
+		for _, at := range bucket {
+			if at.topic != "" {
+				n++
+			}
+		}
+	}
+	return n
 }

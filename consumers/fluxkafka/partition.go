@@ -75,6 +75,9 @@ func (p *partition) run(ctx context.Context, in stream.Intake[*kafka.Message]) e
 				return err
 			}
 		}
+		if errors.Is(err, ErrAffinity) {
+			return err
+		}
 		if ctx.Err() != nil {
 			return nil // of what was cut off by the end
 		}
@@ -192,7 +195,7 @@ func (p *partition) deliver(ctx context.Context, in stream.Intake[*kafka.Message
 			if offset < b.base || offset > b.last {
 				return false, fmt.Errorf("%w: offset %d in the batch from %d to %d", errCorrupt, offset, b.base, b.last)
 			}
-			r, err := p.take(&b, &raw, offset)
+			r, err := p.take(ctx, &b, &raw, offset)
 			if err != nil {
 				return false, err
 			}
@@ -212,7 +215,7 @@ func (p *partition) deliver(ctx context.Context, in stream.Intake[*kafka.Message
 
 // take makes a message of a raw record and holds it. It returns nil for one
 // that needs no delivery.
-func (p *partition) take(b *batch, raw *rawRecord, offset int64) (*record, error) {
+func (p *partition) take(ctx context.Context, b *batch, raw *rawRecord, offset int64) (*record, error) {
 	p.mu.Lock()
 	p.tracker.pass(offset)
 	skip := offset < p.tracker.position
@@ -239,6 +242,10 @@ func (p *partition) take(b *batch, raw *rawRecord, offset int64) (*record, error
 	r.meta = stream.Meta{Time: r.msg.Time, Bytes: raw.size, Redelivered: redelivered, Order: p.order(offset), Partition: p.name}
 	if p.delay > 0 {
 		r.recall()
+	} else if p.gen.session.affinity != nil {
+		if err := p.belongs(ctx, &r.msg); err != nil {
+			return nil, err
+		}
 	}
 	p.mu.Lock()
 	p.tracker.add(r)

@@ -56,6 +56,8 @@ func TestConfigRefuses(t *testing.T) {
 		"Lanes = [1s 1s]":    func(c *fluxkafka.Config) { c.Lanes = []time.Duration{time.Second, time.Second} },
 		"{group}":            func(c *fluxkafka.Config) { c.LaneTopic = "{topic}-{delay}" },
 		"{delay}":            func(c *fluxkafka.Config) { c.LaneTopic = "{topic}-{group}" },
+		"TenantAffinity = 3": func(c *fluxkafka.Config) { c.TenantAffinity = 3 },
+		"Tenant = nil":       func(c *fluxkafka.Config) { c.TenantAffinity = fluxkafka.WarnAffinity },
 		"DeadLetters":        func(c *fluxkafka.Config) { c.DeadLetters = "dlq" },
 	} {
 		cfg := good

@@ -23,6 +23,8 @@ type Source struct {
 	claims  claims
 	running atomic.Bool
 
+	affinity *affinity // nil if nobody asks
+
 	mapLimit atomic.Int64 // how large a completed map the brokers take
 
 	mu      sync.Mutex
@@ -42,6 +44,9 @@ func New(cfg Config) (*Source, error) {
 	}
 	s := &Source{cfg: cfg}
 	s.mapLimit.Store(maxMetadata)
+	if cfg.TenantAffinity != AnyPartition {
+		s.affinity = newAffinity()
+	}
 	return s, nil
 }
 
@@ -51,7 +56,7 @@ func New(cfg Config) (*Source, error) {
 // It returns nil when ctx ended, after it has committed what was done and left
 // the group. It returns an error when it could not begin ([ErrUnreachable],
 // [ErrTopic], [ErrRefused]), when a topic of Config.Topics was deleted
-// ([ErrTopic]), and when the policy says so ([ErrOffset]). Every other fault it
+// ([ErrTopic]), and when the policy says so ([ErrOffset], [ErrAffinity]). Every other fault it
 // mends itself: it tries again, reports it in [Source.Stats] and logs it.
 func (s *Source) Run(ctx context.Context, in stream.Intake[*kafka.Message]) error {
 	if !s.running.CompareAndSwap(false, true) {

@@ -11,7 +11,7 @@ type counters struct {
 	generations, joinErrors, fetchErrors atomic.Int64
 	commits, commitErrors, fenced        atomic.Int64
 	late, abandoned                      atomic.Int64
-	relocated, mapsDropped               atomic.Int64
+	relocated, mapsDropped, strays       atomic.Int64
 }
 
 // Stats is what a [Source] knows of itself. Counts are totals since it was
@@ -48,6 +48,10 @@ type Stats struct {
 	// Config.OutOfRange. MapsDropped counts completed maps that could not be
 	// used: the messages in question are repeated.
 	Relocated, MapsDropped int64
+
+	// Strays counts messages of tenants that were seen in another partition
+	// before, see Config.TenantAffinity.
+	Strays int64
 
 	// Partitions are those that the source has, by topic and number.
 	Partitions []PartitionStats
@@ -87,6 +91,7 @@ func (s *Source) Stats() Stats {
 	out.Commits, out.CommitErrors, out.Fenced = c.commits.Load(), c.commitErrors.Load(), c.fenced.Load()
 	out.Late, out.Abandoned = c.late.Load(), c.abandoned.Load()
 	out.Relocated, out.MapsDropped = c.relocated.Load(), c.mapsDropped.Load()
+	out.Strays = c.strays.Load()
 	if g == nil {
 		return out
 	}

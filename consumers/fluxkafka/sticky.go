@@ -37,7 +37,8 @@ type claim struct {
 }
 
 // sticky assigns as evenly as possible, and among even assignments one that
-// moves few partitions. A partition and its lanes go to the same member.
+// moves few partitions. A partition and its lanes go to the same member,
+// and under Config.TenantAffinity those of the same number of all topics.
 type sticky struct {
 	session *session
 }
@@ -62,10 +63,27 @@ func (b *sticky) AssignGroups(members []kafka.GroupMember, partitions []kafka.Pa
 		seen[p.Topic] = max(seen[p.Topic], p.ID+1)
 	}
 	maps.Copy(counts, seen)
-	return assign(members, counts, func(topic string) string {
+	base := func(topic string) string {
 		base, _ := l.laneOf(topic)
 		return base
-	})
+	}
+	if b.session.cfg.TenantAffinity != AnyPartition && sameTopics(members) {
+		// A tenant is in the same partition of every topic, and so is one of them
+		// as good a name for all as another.
+		first := slices.Min(slices.Collect(maps.Keys(counts)))
+		base = func(string) string { return first }
+	}
+	return assign(members, counts, base)
+}
+
+// sameTopics reports whether all members asked for the same topics.
+func sameTopics(members []kafka.GroupMember) bool {
+	for _, m := range members {
+		if !slices.Equal(slices.Sorted(slices.Values(m.Topics)), slices.Sorted(slices.Values(members[0].Topics))) {
+			return false
+		}
+	}
+	return true
 }
 
 // unit is what moves as one: a partition of a topic and of its lanes.

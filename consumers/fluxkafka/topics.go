@@ -104,6 +104,9 @@ func (s *session) prepare(ctx context.Context) ([]string, error) {
 		counts, err := s.cluster(ctx)
 		if err == nil {
 			if err = s.arrange(ctx, counts); err == nil {
+				err = s.alike(ctx)
+			}
+			if err == nil {
 				if names := s.layout.Load().subscription(); len(names) > 0 {
 					s.missing = make(map[string]int)
 					return names, nil
@@ -248,6 +251,9 @@ func (s *session) watch(ctx context.Context) error {
 				grown := &layout{partitions: maps.Clone(l.partitions), lanes: l.lanes}
 				grown.partitions[topic] = counts[topic]
 				s.layout.Store(grown)
+			}
+			if s.affinity != nil {
+				s.affinity.forget()
 			}
 			return errPartitionsChanged
 		}
