@@ -6,12 +6,12 @@
 // that it admits, and shares the workers fairly between tenants. A [Source]
 // connects it to a broker; see package fluxnats for one.
 //
-//	gate, err := stream.New(stream.Config[jetstream.Msg]{
+//	gate, err := stream.New(stream.Config[*fluxnats.Msg]{
 //		Limiter: limiter,
-//		Tenant:  func(m jetstream.Msg) string { return m.Headers().Get("Tenant") },
+//		Tenant:  func(m *fluxnats.Msg) string { return m.Headers().Get("Tenant") },
 //	})
 //	...
-//	err = gate.Run(ctx, source, func(ctx context.Context, m jetstream.Msg) error {
+//	err = gate.Run(ctx, source, func(ctx context.Context, m *fluxnats.Msg) error {
 //		return store(ctx, m.Data())
 //	})
 //
