@@ -150,6 +150,7 @@ func TestHooks(t *testing.T) {
 				r = start(t, limits{"slow": gcra.PerSecond(1).WithBurst(1), "never": gcra.DenyAll()}, cfg, handle)
 				r.deliver(test.parcels...)
 				time.Sleep(test.after)
+				synctest.Wait() // what is due at this moment comes before the end
 				r.end()
 				r.want(test.want...)
 			})
