@@ -3,7 +3,10 @@ package flux_test
 import (
 	"context"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -67,45 +70,112 @@ func (muteLimit) Check(context.Context, string, int64) (flux.Decision, error) {
 // While the limiter's limit is replaced, a decision names the limit that it was
 // taken with.
 func TestDecisionNamesItsLimit(t *testing.T) {
-	// More threads than processors: the system stops some of them in the middle of
-	// a call, for long enough to change the limit meanwhile.
+	// So that those who decide and the one who changes the limit do take turns.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8))
 	long, short := gcra.PerHour(1), gcra.PerSecond(1_000_000).WithBurst(5)
-	lim := newLimiter(t, flux.Config[int]{Limit: long, MaxKeys: 50_000})
-	done := make(chan struct{})
+	lim := newLimiter(t, flux.Config[string]{Limit: short})
+	// Most of a call by key is hashing the key, while the limit is replaced.
+	name, other := strings.Repeat("n", 1<<20), strings.Repeat("o", 1<<20)
+	// A call with a time before the keys that were forgotten is denied by what they
+	// owed. It needs a lock, and the limit is replaced while it waits for that.
+	early := lim.Now()
+	for k := range 1000 {
+		if _, err := lim.Check(t.Context(), strconv.Itoa(k), 5); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for lim.Len() > 0 {
+		if _, err := lim.CleanupStale(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var done atomic.Bool
 	var wg sync.WaitGroup
 	for g := range 6 {
+		forgotten := lim.Key("forgotten")
+		decide := []func() (flux.Decision, error){
+			func() (flux.Decision, error) { return lim.Check(t.Context(), name, 1) },
+			func() (flux.Decision, error) { return lim.Debt(t.Context(), other, 1) },
+			func() (flux.Decision, error) { return forgotten.CheckAt(early, 1) },
+		}[min(g, 2)]
 		wg.Go(func() {
-			for k := 1 + g; ; k += 6 {
-				select {
-				case <-done:
+			for !done.Load() {
+				d, err := decide()
+				if err != nil {
+					t.Error(err)
 					return
-				default:
 				}
-				var d flux.Decision
-				var err error
-				switch k % 4 {
-				case 0:
-					d, err = lim.Key(k).CheckAt(lim.Now(), 1)
-				case 1:
-					d, err = lim.Debt(t.Context(), k, 1)
-				default:
-					d, err = lim.Check(t.Context(), k, 1)
+				by := short
+				switch {
+				case d.Allowed() && d.ResetAfter > time.Minute || !d.Allowed() && g != 1 && d.RetryAfter == d.ResetAfter:
+					by = long // which has a burst of one
+				case !d.Allowed() && g == 1:
+					by = d.Limit()
 				}
-				// A call that came late may be denied for what a forgotten key owed.
-				asLong := d.ResetAfter > time.Minute || !d.Allowed() && d.Limit() == long
-				if err != nil || asLong != (d.Limit() == long) || d.Limit() != long && d.Limit() != short {
-					t.Errorf("key %d: a debt of %v under %v, %v", k, d.ResetAfter, d.Limit(), err)
+				if d.Limit() != by {
+					t.Errorf("way %d: denied for %v with a debt of %v under %v", g, d.RetryAfter, d.ResetAfter, d.Limit())
 					return
 				}
 			}
 		})
 	}
-	for i := range 400 {
-		if err := lim.SetDefault([]gcra.Limit{short, long}[i%2], 0); err != nil {
+	for i := range 5_000 {
+		if err := lim.SetDefault([]gcra.Limit{long, short}[i%2], 0); err != nil {
 			t.Error(err)
 		}
 	}
-	close(done)
+	done.Store(true)
 	wg.Wait()
+}
+
+// The limiter's limit is replaced after a call has looked at it and before the
+// call decides: the decision names the new one.
+func TestDecisionNamesTheLimitThatCameBetween(t *testing.T) {
+	old, next := gcra.PerHour(10), gcra.PerHour(20)
+	for name, decide := range map[string]func(lim *flux.Limiter[string], h *flux.Handle[string]) (flux.Decision, error){
+		"Check": func(lim *flux.Limiter[string], _ *flux.Handle[string]) (flux.Decision, error) {
+			return lim.Check(t.Context(), key, 1)
+		},
+		"CheckAt": func(lim *flux.Limiter[string], h *flux.Handle[string]) (flux.Decision, error) {
+			return h.CheckAt(lim.Now(), 1)
+		},
+		"Debt": func(lim *flux.Limiter[string], _ *flux.Handle[string]) (flux.Decision, error) {
+			return lim.Debt(t.Context(), key, 1)
+		},
+		"DebtAt": func(lim *flux.Limiter[string], h *flux.Handle[string]) (flux.Decision, error) {
+			return h.DebtAt(lim.Now(), 1)
+		},
+		"WaitAsync": func(lim *flux.Limiter[string], _ *flux.Handle[string]) (flux.Decision, error) {
+			res := <-lim.WaitAsync(t.Context(), key, 1)
+			return res.Decision, res.Err
+		},
+		"CheckAll": func(lim *flux.Limiter[string], _ *flux.Handle[string]) (flux.Decision, error) {
+			res, err := lim.CheckAll(t.Context(), []flux.Request[string]{{Key: key, N: 1}}, flux.AllOrNothing)
+			return res[0].Decision, err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var lim *flux.Limiter[string]
+			var between func()
+			lim = newLimiter(t, flux.Config[string]{Limit: old, LimitFor: func(string) (none gcra.Limit) {
+				if f := between; f != nil {
+					between = nil
+					f()
+				}
+				return none
+			}})
+			h := lim.Key(key)
+			for _, limit := range []gcra.Limit{next, old, next} {
+				between = func() {
+					if err := lim.SetDefault(limit, 0); err != nil {
+						t.Error(err)
+					}
+				}
+				d, err := decide(lim, h)
+				if err != nil || !d.Allowed() || d.Limit() != limit {
+					t.Errorf("%v, allowed %v, %v; want %v", d.Limit(), d.Allowed(), err, limit)
+				}
+			}
+		})
+	}
 }
