@@ -63,42 +63,64 @@ type stream[K comparable] struct {
 	// Locked by answer with a room's lock held: no other lock may be taken under
 	// this one.
 	mu      sync.Mutex
-	waiting int
 	answers []Response[K]
 }
 
 // run moves requests from in to out.
+//
+// A select among several channels takes longer than all else that a request
+// needs, so what can be had without waiting is had by itself first.
 func (s *stream[K]) run(ctx context.Context, in <-chan Request[K], out chan Response[K]) {
 	defer close(out)
+	done := ctx.Done()
 	var ready []Response[K]
+	sent, unanswered := 0, 0
 	for {
-		if len(ready) == 0 {
-			var waiting int
-			ready, waiting = s.take(ready)
-			if len(ready) == 0 && in == nil && waiting == 0 {
-				return
-			}
-		}
-		from, to, next := in, out, Response[K]{}
-		if len(ready) > 0 {
-			from, next = nil, ready[0]
-		} else {
-			to = nil
-		}
 		select {
-		case req, ok := <-from:
-			if !ok {
-				in = nil
-				continue
+		case <-done:
+			s.stop(ready[sent:], out, ctx.Err())
+			return
+		default:
+		}
+		if sent == len(ready) {
+			ready, sent = s.take(ready), 0
+			unanswered -= len(ready)
+		}
+		if sent < len(ready) {
+			select {
+			case out <- ready[sent]:
+				sent++
+			default:
+				select {
+				case out <- ready[sent]:
+					sent++
+				case <-done:
+				}
 			}
-			s.start(ctx, req)
-		case to <- next:
-			ready = ready[1:]
-		case <-s.news:
-		case <-ctx.Done():
-			s.stop(ready, out, ctx.Err())
+			continue
+		}
+		if in == nil && unanswered == 0 {
 			return
 		}
+		var req Request[K]
+		var ok bool
+		select {
+		case req, ok = <-in:
+		default:
+			select {
+			case req, ok = <-in:
+			case <-s.news:
+				continue
+			case <-done:
+				continue
+			}
+		}
+		if !ok {
+			in = nil
+			continue
+		}
+		unanswered++
+		s.start(ctx, req)
 	}
 }
 
@@ -106,14 +128,11 @@ func (s *stream[K]) run(ctx context.Context, in <-chan Request[K], out chan Resp
 func (s *stream[K]) start(ctx context.Context, req Request[K]) {
 	d, done, err := s.lim.try(ctx, req.Key, req.N)
 	if done {
-		s.add(Response[K]{req, resultOf(d, req.N, err)}, 0)
+		s.add(Response[K]{req, resultOf(d, req.N, err)})
 		return
 	}
 	hash := s.lim.hash(req.Key)
 	w := &waiter[K]{n: req.N, to: req.Value, group: &s.groups[s.lim.roomNumber(hash)]}
-	s.mu.Lock()
-	s.waiting++
-	s.mu.Unlock()
 	if d, err := s.lim.room(hash).join(ctx, req.Key, w, false); err != nil || d.Allowed() {
 		s.answer(req.Key, w, resultOf(d, req.N, err))
 	}
@@ -121,13 +140,12 @@ func (s *stream[K]) start(ctx context.Context, req Request[K]) {
 
 // answer takes the result of one that waited.
 func (s *stream[K]) answer(key K, w *waiter[K], res Result) {
-	s.add(Response[K]{Request[K]{Key: key, N: w.n, Value: w.to}, res}, 1)
+	s.add(Response[K]{Request[K]{Key: key, N: w.n, Value: w.to}, res})
 }
 
 // add takes an answer, of one that waited or of none.
-func (s *stream[K]) add(r Response[K], waited int) {
+func (s *stream[K]) add(r Response[K]) {
 	s.mu.Lock()
-	s.waiting -= waited
 	s.answers = append(s.answers, r)
 	s.mu.Unlock()
 	select {
@@ -136,15 +154,22 @@ func (s *stream[K]) add(r Response[K], waited int) {
 	}
 }
 
-// take returns the answers so far, in exchange for a slice to collect more in,
-// and how many requests wait.
-func (s *stream[K]) take(spare []Response[K]) ([]Response[K], int) {
+// take returns the answers so far, in exchange for those that were sent, whose
+// place it takes to collect more in.
+func (s *stream[K]) take(spare []Response[K]) []Response[K] {
+	clear(spare)
+	if cap(spare) > spareAnswers {
+		spare = nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ready := s.answers
 	s.answers = spare[:0]
-	return ready, s.waiting
+	return ready
 }
+
+// spareAnswers is the most answers whose place is kept for more.
+const spareAnswers = 1 << 12
 
 // stop ends the waits, and takes back what was granted and nobody received.
 func (s *stream[K]) stop(ready []Response[K], out <-chan Response[K], err error) {
@@ -160,8 +185,7 @@ func (s *stream[K]) stop(ready []Response[K], out <-chan Response[K], err error)
 		}
 		break
 	}
-	rest, _ := s.take(nil)
-	for _, res := range append(ready, rest...) {
+	for _, res := range append(ready, s.take(nil)...) {
 		s.takeBack(res)
 	}
 }
