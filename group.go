@@ -6,9 +6,9 @@ import "context"
 // ends: one function to be called, not one for each of them. It is guarded by
 // the room's lock.
 type group[K comparable] struct {
-	head  *waiter[K]
-	done  <-chan struct{}
-	unset func() bool // calls the call off
+	members []*waiter[K] // in no order: each knows its place
+	done    <-chan struct{}
+	unset   func() bool // calls the call off
 
 	// answer takes the results of a group that is a Stream's instead, which sees
 	// to the end of its context by itself. It is called with the room's lock
@@ -18,11 +18,8 @@ type group[K comparable] struct {
 
 // add makes w one of them.
 func (g *group[K]) add(w *waiter[K]) {
-	w.group = g
-	if g.head != nil {
-		w.gnext, g.head.gprev = g.head, w
-	}
-	g.head = w
+	w.group, w.place = g, len(g.members)
+	g.members = append(g.members, w)
 }
 
 // enroll lets w, which has just joined, leave with ctx.
@@ -46,16 +43,15 @@ func (r *room[K]) ungroup(w *waiter[K]) {
 	if g == nil {
 		return
 	}
-	if w.gprev != nil {
-		w.gprev.gnext = w.gnext
-	} else {
-		g.head = w.gnext
+	last := len(g.members) - 1
+	if w.place != last {
+		moved := g.members[last]
+		g.members[w.place], moved.place = moved, w.place
 	}
-	if w.gnext != nil {
-		w.gnext.gprev = w.gprev
-	}
-	w.group, w.gnext, w.gprev = nil, nil, nil
-	if g.head == nil && g.unset != nil {
+	g.members[last] = nil
+	g.members = g.members[:last]
+	w.group = nil
+	if last == 0 && g.unset != nil {
 		g.unset()
 		delete(r.groups, g.done)
 	}
@@ -66,9 +62,10 @@ func (r *room[K]) dismiss(g *group[K], err error) {
 	r.mu.Lock()
 	defer r.unlock()
 	now := r.lim.Now()
-	for g.head != nil {
-		w, q := g.head, g.head.queue
-		if r.advance(q, now); w == g.head { // its turn has not come by now
+	for len(g.members) > 0 {
+		w := g.members[len(g.members)-1]
+		q := w.queue
+		if r.advance(q, now); w.queue != nil { // its turn has not come by now
 			r.strike(w, now, err)
 			r.tell(q.key, w, g, Result{Err: err})
 		}

@@ -19,8 +19,8 @@ type waiter[K comparable] struct {
 	to any
 
 	// The group that w belongs to, if any, and its place in it.
-	group        *group[K]
-	gnext, gprev *waiter[K]
+	group *group[K]
+	place int
 }
 
 // outbox is a channel with room for the only result.
