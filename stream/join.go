@@ -31,18 +31,17 @@ func (j joined[M]) Run(ctx context.Context, in Intake[M]) error {
 					stop(fmt.Errorf("%w: another source failed", ErrStopped))
 				}
 			}()
-			errs[i] = src.Run(ctx, in)
+			err := src.Run(ctx, in)
+			if orderly(ctx, err) == nil {
+				// It stopped because it was told to. The error of a context that
+				// has not ended is its own.
+				err = nil
+			}
+			errs[i] = err
 		})
 	}
 	wg.Wait()
-	var failed []error
-	for _, err := range errs {
-		// Those that stopped because they were told to are in order.
-		if orderly(ctx, err) != nil {
-			failed = append(failed, err)
-		}
-	}
-	return errors.Join(failed...)
+	return errors.Join(errs...)
 }
 
 // CanDefer implements [Deferrer].

@@ -78,6 +78,21 @@ func TestJoinOfOneThatFails(t *testing.T) {
 	})
 }
 
+// An error that says that a context has ended is a failure like any other if it
+// was not the context of the source.
+func TestJoinOfOneWhoseContextEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{}, nil)
+		r.end()
+		for _, fail := range []error{context.Canceled, context.DeadlineExceeded} {
+			err := r.gate.Run(t.Context(), stream.Join[*parcel](supply(r, fail), supply(r, nil)), func(context.Context, *parcel) error { return nil })
+			if !errors.Is(err, fail) {
+				t.Errorf("Run = %v, want %v", err, fail)
+			}
+		}
+	})
+}
+
 // All of what is joined must be able to defer for the whole to be.
 func TestJoinCanDefer(t *testing.T) {
 	f := sourceFunc(nil)
