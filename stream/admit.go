@@ -80,6 +80,9 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 		}
 		return
 	}
+	if t.bytes-e.bytes < r.limits.tenant {
+		t.crossed = t.bytes
+	}
 	if turn > now {
 		r.tellParked(e, turn, now)
 	}
@@ -298,11 +301,11 @@ func (r *run[M]) denyAs(e *entry[M], v Verdict, reason Reason, turn, now int64) 
 	if v.Outcome != 0 {
 		f.outcome = v.Outcome
 	}
+	if reason != ReasonLimiter && turn > now && turn-now < never {
+		f.until = r.wall(turn, now) // for its letter, if it becomes one
+	}
 	// Messages that follow a deferred one of their key have no choice.
 	if f.outcome != Defer && reason != ReasonOrder {
-		if turn > now && turn-now < never {
-			f.until = r.wall(turn, now)
-		}
 		r.decide(e, f)
 		return
 	}

@@ -96,6 +96,26 @@ func TestWindowBytes(t *testing.T) {
 	})
 }
 
+// TestTenantBytes holds that a message for which its tenant had bytes left keeps its
+// place until its turn, however large it is, and that the next one has none.
+func TestTenantBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// Of 1,000 bytes a tenant may have 500.
+		cfg := stream.Config[*parcel]{Window: 100, WindowBytes: 1000}
+		r := start(t, limits{"a": gcra.PerSecond(1).WithBurst(1), "b": gcra.PerSecond(1).WithBurst(1)}, cfg, nil)
+		for _, p := range []struct {
+			tenant, name string
+			bytes        int
+		}{{"a", "a1", 10}, {"a", "a2", 400}, {"a", "a3", 400}, {"a", "a4", 400}, {"b", "b1", 10}, {"b", "b2", 5000}} {
+			r.deliver(&parcel{tenant: p.tenant, name: p.name, meta: stream.Meta{Bytes: p.bytes}})
+		}
+		r.want("0s a1 run", "0s a1 ack", "0s a4 defer share_exceeded 3s", "0s b1 run", "0s b1 ack")
+		time.Sleep(2 * time.Second)
+		r.want("1s a2 run", "1s a2 ack", "1s b2 run", "1s b2 ack", "2s a3 run", "2s a3 ack")
+		r.end()
+	})
+}
+
 // TestCancelRacesWithRoom has callers give up in the instant in which room is
 // made: each message is either taken and settled, or refused.
 func TestCancelRacesWithRoom(t *testing.T) {

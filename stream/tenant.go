@@ -16,6 +16,7 @@ type tenant[M any] struct {
 
 	queued  int64 // cost of all that wait for their turn, the blocked included
 	bytes   int64 // of its messages that are not being settled
+	crossed int64 // bytes when the last message came for which there were some left
 	leavers int64 // of those that are
 	settled int64 // when one was settled last, or the first of those began to be
 

@@ -38,15 +38,15 @@ func (r *run[M]) full(w *watch[M]) bool {
 }
 
 // surplusOf returns what t has beyond its share of the window, negative if that
-// has room. What is being settled is on its way out.
+// has room. What is being settled is on its way out. The message that exceeded
+// the share of bytes, of which t had some left, is no surplus.
 func (r *run[M]) surplusOf(t *tenant[M]) (messages int, bytes int64) {
-	return int(t.waiting+t.running) - r.cfg.TenantWindow, t.bytes - r.limits.tenant
+	return int(t.waiting+t.running) - r.cfg.TenantWindow, t.bytes - max(r.limits.tenant, t.crossed)
 }
 
 // shareUsed reports whether t has its share of the window without e.
 func (r *run[M]) shareUsed(t *tenant[M], e *entry[M]) bool {
-	messages, bytes := r.surplusOf(t)
-	return messages >= 0 || bytes-e.bytes >= 0
+	return int(t.waiting+t.running) >= r.cfg.TenantWindow || t.bytes-e.bytes >= r.limits.tenant
 }
 
 // cramped reports whether t, without e, has as many messages as are still
