@@ -142,7 +142,8 @@ type Config struct {
 	// up to the delay of the shortest lane. That should be no longer than half of
 	// the policy's MaxWait, which is how early the gate asks for messages. Delays that
 	// are far apart mean fewer lanes and more hops.
-	// Defaults to 2s, 10s, 1m and 10m. Empty but not nil: no deferral.
+	// Defaults to 2s, 10s, 1m and 10m. Empty but not nil: no deferral, see
+	// [Source.CanDefer].
 	Lanes []time.Duration
 
 	// LaneTopic is the template of lane topics: {topic}, {group} and {delay}

@@ -33,7 +33,10 @@ type Source struct {
 	fault   error       // why there is no current one
 }
 
-var _ stream.Source[*kafka.Message] = (*Source)(nil)
+var (
+	_ stream.Source[*kafka.Message] = (*Source)(nil)
+	_ stream.Deferrer               = (*Source)(nil)
+)
 
 // New returns a source, or an error that wraps [ErrInvalidConfig]. It starts
 // nothing and connects to nobody.
@@ -78,6 +81,10 @@ func (s *Source) Run(ctx context.Context, in stream.Intake[*kafka.Message]) erro
 	}
 	return err
 }
+
+// CanDefer implements [stream.Deferrer]. It reports whether Config.Lanes holds
+// any.
+func (s *Source) CanDefer() bool { return len(s.cfg.Lanes) > 0 }
 
 // session is what lives as long as one Run.
 type session struct {

@@ -7,8 +7,39 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/fluxlimiter/flux"
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
 )
+
+// A gate learns that there is nothing to defer to before it begins.
+func TestCannotDeferWithoutLanes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
+		defer c.close()
+		lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, lanes := range [][]time.Duration{{}, {time.Second}} {
+			cfg := c.config("t")
+			cfg.Lanes = lanes
+			m := c.startGate(cfg, stream.Config[*kafka.Message]{
+				Limiter: lim, Tenant: func(*kafka.Message) string { return "acme" },
+				Policy: stream.Policy{OnDenied: stream.Defer},
+			}, func(context.Context, *kafka.Message) error { return nil }, func(*kafka.Message) {})
+			time.Sleep(5 * time.Second)
+			m.cancel()
+			<-m.done
+			if refused := m.err != nil; refused != (len(lanes) == 0) {
+				t.Errorf("lanes %v: Run = %v", lanes, m.err)
+			}
+		}
+	})
+}
 
 func TestDeliversCommitsAndResumes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"regexp"
 	"strings"
 	"testing"
@@ -157,6 +158,56 @@ func TestRedriveUnconfirmed(t *testing.T) {
 		fault.Remove()
 		if got, err := redrive(t.Context(), g.config()); err != nil || got.redriven != 30 {
 			t.Errorf("%+v, %v", got, err)
+		}
+	})
+}
+
+// A partition that gives nothing though there is something is left after a
+// while, and said to be: what was read of it is redriven, the rest is there for
+// the next run, and the other partitions are not held up.
+func TestRedriveLeavesASilentPartition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGraveyard(t)
+		defer g.close()
+		g.bury(t, 0, 30)
+		// One that is too large to be fetched with those before it.
+		large := make([]byte, 999_750)
+		_, _ = rand.NewChaCha8([32]byte{1}).Read(large) // or it would be compressed
+		if err := g.cl.ProduceSync(t.Context(), &kgo.Record{
+			Topic: "dlq", Partition: 1, Value: large,
+			Headers: []kgo.RecordHeader{{Key: "__dlq.errors.topic", Value: []byte("orders")}, {Key: "__dlq.errors.partition", Value: []byte("1")}},
+		}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		fault := g.Fault(kfake.Fault{
+			Keys: []kmsg.Key{kmsg.Fetch}, Topic: "dlq", Partitions: []int32{1}, Err: kerr.NotLeaderForPartition, Count: -1,
+			When: func(r kmsg.Request) bool {
+				for _, topic := range r.(*kmsg.FetchRequest).Topics {
+					for _, p := range topic.Partitions {
+						if p.Partition == 1 && p.FetchOffset >= 10 {
+							return true
+						}
+					}
+				}
+				return false
+			},
+		})
+		began := time.Now()
+		if got, err := redrive(t.Context(), g.config()); err != nil || got != (result{redriven: 30}) {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		if took := time.Since(began); took < quiet || took > quiet+2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if want := "dlq: partition 1 gave nothing for 5s: stopped at offset 10 of 11\n"; !strings.Contains(g.out.String(), want) {
+			t.Errorf("%q is not in the output:\n%s", want, g.out.String())
+		}
+		if n := g.orders(); n != [3]int64{10, 10, 10} {
+			t.Errorf("orders has %v", n)
+		}
+		fault.Remove()
+		if got, err := redrive(t.Context(), g.config()); err != nil || got != (result{redriven: 1}) {
+			t.Errorf("the next time: %+v, %v", got, err)
 		}
 	})
 }
