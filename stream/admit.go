@@ -140,7 +140,7 @@ func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 		}
 		r.quiet[0] = quiet[M]{t, now}
 	}
-	if e.deferrals == 0 && t.waiting > 0 && r.surplusAway(t, d, now) {
+	if e.deferrals == 0 && t.waiting > 0 && t.horizon > now && r.surplusAway(t, d, now) {
 		// Messages that arrived earlier are on their way back and come first.
 		turn = max(turn, t.horizon+r.interval(t, d, e.cost))
 	}
@@ -178,7 +178,8 @@ type quiet[M any] struct {
 
 // isQuiet reports whether t has so little to do that its next message matters.
 func (r *run[M]) isQuiet(t *tenant[M]) bool {
-	return int(t.waiting+t.running) < (r.share()+1)/2
+	n := int(t.waiting + t.running)
+	return n == 0 || n < (r.share()+1)/2
 }
 
 // alone reports whether nobody is in the way of whom t is, as far as can be
@@ -212,7 +213,7 @@ func (r *run[M]) predict(t *tenant[M], cost, now int64) (wait int64, d flux.Deci
 // delay is predict with a decision taken at at.
 func (r *run[M]) delay(d flux.Decision, at, cost, now int64) int64 {
 	wait := int64(d.Delay(cost))
-	if d.Limit() == (gcra.Limit{}) {
+	if wait > 0 && d.Limit() == (gcra.Limit{}) {
 		// It does not tell its limit, so what it said of one message must do.
 		wait = int64(d.RetryAfter)
 	}

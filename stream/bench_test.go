@@ -12,6 +12,7 @@ import (
 	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
+	"golang.org/x/sync/errgroup"
 )
 
 // benchMessage is a message and its delivery in one, so that the source of a
@@ -103,6 +104,91 @@ func benchGate(b *testing.B, limit gcra.Limit, hooks stream.Hooks) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "Mmsg/s")
 	if n := src.settled.Load(); n != int64(src.n) {
 		b.Fatalf("%d settled, want %d", n, src.n)
+	}
+}
+
+// logMessage is a message of a partition of a log.
+type logMessage struct {
+	benchMessage
+	meta    stream.Meta
+	revoked chan struct{}
+}
+
+func (m *logMessage) Message() *logMessage     { return m }
+func (m *logMessage) Meta() stream.Meta        { return m.meta }
+func (m *logMessage) Revoked() <-chan struct{} { return m.revoked }
+
+// logSource delivers as benchSource does, but from eight partitions at once, a
+// hundred messages of each at a time.
+type logSource struct {
+	partitions [8][]logMessage
+	n          int // of each partition
+	settled    atomic.Int64
+}
+
+func newLogSource(tenants int) *logSource {
+	s := new(logSource)
+	revoked := make(chan struct{})
+	for i := range tenants {
+		p := i % len(s.partitions)
+		s.partitions[p] = append(s.partitions[p], logMessage{
+			benchMessage: benchMessage{fmt.Sprintf("tenant-%d", i), &s.settled},
+			meta:         stream.Meta{Time: time.Now(), Order: 1, Bytes: 200, Partition: fmt.Sprintf("topic/%d", p)},
+			revoked:      revoked,
+		})
+	}
+	return s
+}
+
+func (s *logSource) Run(ctx context.Context, in stream.Intake[*logMessage]) error {
+	var group errgroup.Group
+	for _, messages := range s.partitions {
+		group.Go(func() error {
+			for i := 0; i < s.n; {
+				if _, err := in.Room(ctx, 100); err != nil {
+					return err
+				}
+				for range min(100, s.n-i) {
+					if err := in.Deliver(ctx, &messages[i%len(messages)]); err != nil {
+						return err
+					}
+					i++
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// BenchmarkGateLog is BenchmarkGate with messages of a log: of eight partitions
+// that can be revoked, with sizes, and in the order of their tenants.
+func BenchmarkGateLog(b *testing.B) {
+	lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(1_000_000_000)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	tenant := func(m *logMessage) string { return m.tenant }
+	gate, err := stream.New(stream.Config[*logMessage]{Limiter: lim, Tenant: tenant, OrderKey: tenant})
+	if err != nil {
+		b.Fatal(err)
+	}
+	src := newLogSource(1000)
+	src.n = (b.N + 10_000 + len(src.partitions) - 1) / len(src.partitions)
+	b.ReportAllocs()
+	var count atomic.Int64
+	if err := gate.Run(b.Context(), src, func(context.Context, *logMessage) error {
+		if count.Add(1) == 10_000 {
+			b.ResetTimer()
+		}
+		return nil
+	}); err != nil {
+		b.Fatal(err)
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "Mmsg/s")
+	if n := src.settled.Load(); n != int64(src.n*len(src.partitions)) {
+		b.Fatalf("%d settled, want %d", n, src.n*len(src.partitions))
 	}
 }
 

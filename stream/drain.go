@@ -118,11 +118,12 @@ func (r *run[M]) drain() {
 	r.stopped, r.draining = true, true
 	r.refuse()
 	for _, k := range r.keys {
-		for k.blocked.first != nil {
-			r.withdraw(k.blocked.first, now)
-		}
+		r.withdrawBlocked(k, now)
 	}
 	for _, t := range r.tenants {
+		if t.key != nil {
+			r.withdrawBlocked(t.key, now)
+		}
 		for e := t.head(); e != nil; e = t.head() {
 			r.withdraw(e, now)
 		}
@@ -131,6 +132,12 @@ func (r *run[M]) drain() {
 		r.withdraw(e, now)
 	}
 	r.unlock(now)
+}
+
+func (r *run[M]) withdrawBlocked(k *orderKey[M], now int64) {
+	for k.blocked.first != nil {
+		r.withdraw(k.blocked.first, now)
+	}
 }
 
 // pausing returns the delayed entries in a state.

@@ -9,13 +9,19 @@ func (g *Gate[M]) Tenants() int {
 	return len(g.run.tenants)
 }
 
-// Keys returns how many order keys the gate knows.
+// Keys returns how many order keys the gate knows something of.
 func (g *Gate[M]) Keys() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.run.mu.Lock()
 	defer g.run.mu.Unlock()
-	return len(g.run.keys)
+	n := len(g.run.keys)
+	for _, t := range g.run.tenants {
+		if t.key != nil && !t.key.unused() {
+			n++
+		}
+	}
+	return n
 }
 
 // MinIdle is how many idle tenants are kept at least.

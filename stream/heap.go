@@ -48,10 +48,11 @@ func (h *heap[T]) fix(i int32, key int64) {
 func (h *heap[T]) remove(i int32) {
 	last := len(h.slots) - 1
 	h.slots[i].item.setIndex(-1)
-	h.slots[i] = h.slots[last]
+	s := h.slots[last]
 	h.slots[last] = slot[T]{}
 	h.slots = h.slots[:last]
 	if int(i) < last {
+		h.slots[i] = s
 		h.settle(int(i))
 	}
 	// A burst must not keep its memory for ever.
@@ -61,14 +62,16 @@ func (h *heap[T]) remove(i int32) {
 }
 
 func (h *heap[T]) settle(i int) {
-	if !h.up(i) {
+	if i > 0 && h.slots[i].before(&h.slots[(i-1)/4]) {
+		h.up(i)
+	} else {
 		h.down(i)
 	}
 }
 
-// up moves the slot at i towards the root and reports whether it moved.
-func (h *heap[T]) up(i int) bool {
-	s, start := h.slots[i], i
+// up moves the slot at i towards the root.
+func (h *heap[T]) up(i int) {
+	s := h.slots[i]
 	for i > 0 {
 		parent := (i - 1) / 4
 		if !s.before(&h.slots[parent]) {
@@ -78,7 +81,6 @@ func (h *heap[T]) up(i int) bool {
 		i = parent
 	}
 	h.put(i, s)
-	return i != start
 }
 
 func (h *heap[T]) down(i int) {

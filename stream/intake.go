@@ -258,9 +258,11 @@ func (r *run[M]) readmit(q *intakeQueue[M], now int64) {
 // there are free places. It does not wait once the broker has settled none of
 // them for a while.
 func (r *run[M]) crowds(a *arrival[M], now int64) bool {
+	if r.outgoing < max(1, r.cfg.Window/4) && r.leavers < max(1, r.limits.window/4) {
+		return false
+	}
 	t := r.tenants[a.tenant]
-	return (r.outgoing >= max(1, r.cfg.Window/4) || r.leavers >= max(1, r.limits.window/4)) &&
-		r.surplus(t) && now < r.uncrowded(t, a)
+	return r.surplus(t) && now < r.uncrowded(t, a)
 }
 
 // uncrowded is when a waits no more for the broker to settle others of t, if it

@@ -1,6 +1,9 @@
 package stream
 
-import "slices"
+import (
+	"iter"
+	"slices"
+)
 
 // orderKey keeps the messages of one key of one tenant in order. At most one of
 // them is its head: it waits for its turn, is processed, or is being settled.
@@ -71,19 +74,53 @@ func (r *run[M]) key(a *arrival[M], t *tenant[M]) *orderKey[M] {
 	if a.key == "" {
 		return nil
 	}
-	id := keyID[M]{t, a.key}
-	k := r.keys[id]
-	if k == nil {
-		k = &orderKey[M]{id: id, index: -1}
-		r.keys[id] = k
+	k := t.key
+	if k == nil || k.id.name != a.key {
+		k = r.findKey(t, a.key)
 	}
 	k.refs++
 	return k
 }
 
+// findKey returns a key of t that is not t.key, which it may become.
+func (r *run[M]) findKey(t *tenant[M], name string) *orderKey[M] {
+	id := keyID[M]{t, name}
+	if k := r.keys[id]; k != nil {
+		return k
+	}
+	switch k := t.key; {
+	case k == nil:
+		t.key = &orderKey[M]{id: id, index: -1}
+		return t.key
+	case k.unused():
+		k.id = id
+		return k
+	}
+	k := &orderKey[M]{id: id, index: -1}
+	r.keys[id] = k
+	return k
+}
+
+// keysOf yields the keys of t.
+func (r *run[M]) keysOf(t *tenant[M]) iter.Seq[*orderKey[M]] {
+	return func(yield func(*orderKey[M]) bool) {
+		if t.key == nil || !yield(t.key) {
+			return // one without that has none
+		}
+		for id, k := range r.keys {
+			if id.tenant == t && !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// unused reports whether nothing depends on k.
+func (k *orderKey[M]) unused() bool { return k.refs == 0 && len(k.deferred) == 0 }
+
 // dropKey forgets k if nothing depends on it.
 func (r *run[M]) dropKey(k *orderKey[M]) {
-	if k.refs == 0 && len(k.deferred) == 0 {
+	if k.unused() && k != k.id.tenant.key {
 		delete(r.keys, k.id)
 	}
 }

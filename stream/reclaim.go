@@ -71,9 +71,9 @@ func (r *run[M]) repay(t *tenant[M], n int, bytes, now int64) {
 		r.evict(e, ReasonShare, turn, now)
 		e = next
 	}
-	for _, k := range r.keys {
-		if k.id.tenant != t || n <= 0 && bytes <= 0 {
-			continue
+	for k := range r.keysOf(t) {
+		if n <= 0 && bytes <= 0 {
+			break
 		}
 		first := k.blocked.last
 		for ; first != nil && (n > 0 || bytes > 0); n-- {

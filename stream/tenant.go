@@ -72,6 +72,11 @@ type tenant[M any] struct {
 	picked int64 // when the last one went
 	since  int64 // when it began to have messages
 
+	// key is one of its order keys, which is not in run.keys, and is kept when
+	// nothing depends on it, to be used again: that spares a tenant whose messages
+	// come one at a time from having one made and forgotten for each.
+	key *orderKey[M]
+
 	batch *batch[M] // that it has messages in, and may have more
 
 	prev, next *tenant[M] // among the idle ones
