@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -118,6 +119,7 @@ func TestPanic(t *testing.T) {
 // and that what the handler makes of it counts like any other result.
 func TestHandlerTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // three messages time out at once
 		var causes []error
 		r := start(t, nil, stream.Config[*parcel]{
 			HandlerTimeout: time.Second,
@@ -130,7 +132,9 @@ func TestHandlerTimeout(t *testing.T) {
 				t.Errorf("info %+v, %v", i, ok)
 			}
 			<-ctx.Done()
+			mu.Lock()
 			causes = append(causes, context.Cause(ctx))
+			mu.Unlock()
 			switch p.name {
 			case "late":
 				return nil
