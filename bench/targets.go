@@ -115,7 +115,7 @@ func (b *bench) clock() float64 {
 func (g *grid) rival(col string, share float64) string {
 	best, name := math.Inf(1), ""
 	for _, row := range g.rows {
-		if strings.Contains(row, "flux") || slices.Contains([]string{"none", "clock read"}, row) {
+		if strings.Contains(row, "flux") || isFloor(row) {
 			continue
 		}
 		if v, ok := g.at(row, col); ok && v.median < best {
@@ -126,6 +126,11 @@ func (g *grid) rival(col string, share float64) string {
 		return "–"
 	}
 	return number(best/share) + ", " + name
+}
+
+// isFloor reports whether a row is no limiter's but the cost of the rig.
+func isFloor(row string) bool {
+	return slices.ContainsFunc(slices.Concat(peers, inHand, waitPeers), func(p peer) bool { return p.floor && p.name == row })
 }
 
 // Rows of flux beside the one of its plain calls.

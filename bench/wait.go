@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/fluxlimiter/flux"
 )
 
 // The columns of waiting.
@@ -35,6 +37,7 @@ const tolerance = 2 * time.Millisecond
 // loop that its users write: ask, sleep for as long as it says, ask again.
 var waitPeers = []peer{
 	{name: "one goroutine that sleeps from turn to turn", open: openSleeper, floor: true, endless: true},
+	{name: "a channel for each wait, filled at its turn", open: openChannels, floor: true},
 	{name: "flux Wait", open: openFlux},
 	{name: fluxParked, open: openFluxAsync},
 	{name: fluxStream, open: openFluxStream},
@@ -59,6 +62,31 @@ func openSleeper(l limit) limiter {
 	}}
 }
 
+// openChannels is what waiting costs whoever wants a channel for each wait: to
+// make them, and one goroutine that sleeps from turn to turn and sends. It knows
+// all turns beforehand; no limit is looked at.
+func openChannels(l limit) limiter {
+	return limiter{
+		wait: func(context.Context, string) error { return nil },
+		park: func(ctx context.Context, keys []string, n int) func(i int) error {
+			start := time.Now()
+			turns := make([]chan flux.Result, n)
+			for i := range turns {
+				turns[i] = make(chan flux.Result, 1)
+			}
+			go func() {
+				for i, turn := range turns {
+					if i%len(keys) == 0 {
+						_ = sleep(ctx, time.Until(start.Add(l.interval*time.Duration(i/len(keys)))))
+					}
+					turn <- flux.Result{Err: ctx.Err()}
+				}
+			}()
+			return func(i int) error { return (<-turns[i]).Err }
+		},
+	}
+}
+
 // runWaits measures waiters that are served, that are parked, and that are
 // cancelled.
 func (b *bench) runWaits() {
@@ -79,6 +107,8 @@ func (b *bench) runWaits() {
 			b.served(p, round, many, colManyCPU, colManyWall)
 			if !p.endless {
 				b.parked(p, round)
+			}
+			if !p.endless && !p.floor {
 				b.cancelled(p, round)
 			}
 		}
