@@ -2,15 +2,17 @@
 // consume one without flux, in turns in one run, and prints what it finds as
 // markdown.
 //
-//	go -C bench run ./kafka                         # on a Kafka inside the process
+//	go -C bench run ./kafka                         # on a Kafka in memory, in a process of its own
 //	go -C bench run ./kafka -brokers localhost:9092 # on a real one
 //	go -C bench run ./kafka -quick                  # once and small, to see that it works
 //
-// Each peer takes the same messages, of 200 bytes and 1,000 keys in 8 partitions,
-// as the only member of a fresh group, and commits once a second. Throughput hangs
-// on how busy the machine is; the ratio is that of two neighbours in one round, and
-// CPU time, the broker's included when it is inside the process, hardly hangs on it
-// at all.
+// Each peer takes the same messages, of 200 bytes without compression and 1,000 keys
+// in 8 partitions, as the only member of a fresh group, fetches up to 1 MiB of a
+// partition at once, and commits every quarter of a second and at its end. Throughput
+// is that from the first message to the last; it hangs on how busy the machine is,
+// and on the broker, and so does its ratio, which is that of two neighbours in one
+// round. CPU time is the client's alone, of its whole life, the joining and the last
+// commit included, and hangs on little else.
 package main
 
 import (
@@ -26,7 +28,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/fluxlimiter/flux/bench/internal/cputime"
@@ -38,6 +39,9 @@ const (
 )
 
 func main() {
+	if serve() {
+		return
+	}
 	if err := run(os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "kafka:", err)
 		os.Exit(1)
@@ -46,10 +50,10 @@ func main() {
 
 func run(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("kafka", flag.ContinueOnError)
-	brokers := flags.String("brokers", "", "addresses of a Kafka cluster, with commas between (default: one inside the process)")
+	brokers := flags.String("brokers", "", "addresses of a Kafka cluster, with commas between (default: one in memory)")
 	quick := flags.Bool("quick", false, "measure once and small")
 	rounds := flags.Int("rounds", 5, "samples of each figure")
-	messages := flags.Int("messages", 200_000, "messages of a sample")
+	messages := flags.Int("messages", 500_000, "messages of a sample")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -82,7 +86,7 @@ func run(args []string, out io.Writer) error {
 
 // cluster is a Kafka with a topic of messages.
 type cluster struct {
-	fake     *kfake.Cluster // nil: a real one
+	stop     func() error // nil: a real one
 	cl       *kgo.Client
 	brokers  []string
 	topic    string
@@ -93,10 +97,10 @@ type cluster struct {
 func open(ctx context.Context, brokers string, messages int) (c *cluster, err error) {
 	c = &cluster{brokers: strings.Split(brokers, ","), topic: fmt.Sprint("flux-bench-", time.Now().UnixNano()), messages: messages}
 	if brokers == "" {
-		if c.fake, err = kfake.NewCluster(kfake.NumBrokers(1)); err != nil {
+		if brokers, c.stop, err = startBroker(); err != nil {
 			return nil, err
 		}
-		c.brokers = c.fake.ListenAddrs()
+		c.brokers = strings.Split(brokers, ",")
 	}
 	defer func() {
 		if err != nil {
@@ -134,40 +138,53 @@ func (c *cluster) close(ctx context.Context) {
 		_, _ = adm.DeleteTopics(ctx, c.topic)
 		c.cl.Close()
 	}
-	if c.fake != nil {
-		c.fake.Close()
+	if c.stop != nil {
+		_ = c.stop() // it has served
 	}
 }
 
-// sample is what one run of a peer took.
-type sample struct{ wall, cpu time.Duration }
+// sample is what one run of a peer took, and how much of it its group had
+// committed at its end.
+type sample struct {
+	wall, cpu time.Duration
+	committed float64
+}
 
-// measure gives all messages to a peer, from its first request to its last
-// message.
+// measure gives all messages to a peer.
 func (c *cluster) measure(ctx context.Context, p peer) (s sample, err error) {
 	group := c.topic + "-" + strconv.Itoa(len(c.groups))
 	c.groups = append(c.groups, group)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	start, cpu := time.Now(), cputime.Process()
-	err = p.run(ctx, consumer{brokers: c.brokers, topic: c.topic, group: group, done: last(c.messages, func() {
-		s = sample{time.Since(start), cputime.Process() - cpu}
+	var start time.Time
+	cpu := cputime.Process()
+	err = p.run(ctx, consumer{brokers: c.brokers, topic: c.topic, group: group, done: ends(c.messages, func() { start = time.Now() }, func() {
+		s.wall = time.Since(start)
 		cancel()
 	})})
+	s.cpu = cputime.Process() - cpu
 	if err == nil && s.wall == 0 {
 		err = errors.New("it ended before it was done")
 	}
+	if err != nil {
+		return s, err
+	}
+	offsets, err := kadm.NewClient(c.cl).FetchOffsets(context.WithoutCancel(ctx), group)
+	offsets.Each(func(o kadm.OffsetResponse) { s.committed += float64(o.At) / float64(c.messages) })
 	return s, err
 }
 
 func report(out io.Writer, samples [][]sample, n int) error {
-	_, err := fmt.Fprint(out, "| | messages/s | ratio | CPU per message |\n|---|---|---|---|\n")
+	_, err := fmt.Fprintf(out, "%d messages of 200 bytes, medians of %d rounds; CPU is the client's, without the broker's; ratios above 1 are better than %s.\n\n"+
+		"| | messages/s | ratio | CPU per message | ratio | committed at its end |\n|---|---|---|---|---|---|\n", n, len(samples[0]), peers[0].name)
 	for i, p := range peers {
 		rate := median(samples[i], func(_ int, s sample) float64 { return float64(n) / s.wall.Seconds() })
 		ratio := median(samples[i], func(round int, s sample) float64 { return samples[0][round].wall.Seconds() / s.wall.Seconds() })
 		cpu := median(samples[i], func(_ int, s sample) float64 { return float64(s.cpu.Nanoseconds()) / float64(n) / 1000 })
+		cheaper := median(samples[i], func(round int, s sample) float64 { return float64(samples[0][round].cpu) / float64(max(1, s.cpu)) })
+		committed := median(samples[i], func(_ int, s sample) float64 { return s.committed })
 		if err == nil {
-			_, err = fmt.Fprintf(out, "| %s | %.0f k | %.2f | %.2f µs |\n", p.name, rate/1000, ratio, cpu)
+			_, err = fmt.Fprintf(out, "| %s | %.0f k | %.2f | %.2f µs | %.2f | %.0f %% |\n", p.name, rate/1000, ratio, cpu, cheaper, 100*committed)
 		}
 	}
 	return err

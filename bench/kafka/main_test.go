@@ -2,9 +2,16 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"strings"
 	"testing"
 )
+
+func TestMain(m *testing.M) {
+	if !serve() {
+		os.Exit(m.Run())
+	}
+}
 
 func TestQuick(t *testing.T) {
 	var out bytes.Buffer

@@ -45,21 +45,31 @@ var peers = []peer{
 	{"franz-go, nothing but polls", bareFranz},
 }
 
-// last returns a function that calls done at its nth call.
-func last(n int, done func()) func() {
-	var left atomic.Int64
-	left.Store(int64(n))
+// ends returns a function that calls first at its first call and then last at
+// its nth.
+func ends(n int, first, last func()) func() {
+	var calls atomic.Int64
+	begun := make(chan struct{})
 	return func() {
-		if left.Add(-1) == 0 {
-			done()
+		i := calls.Add(1)
+		if i == 1 {
+			first()
+			close(begun)
+		}
+		if i == int64(n) {
+			<-begun
+			last()
 		}
 	}
 }
 
+// commitInterval is every peer's.
+const commitInterval = 250 * time.Millisecond
+
 func bareReader(ctx context.Context, c consumer) error {
 	r := kafka.NewReader(kafka.ReaderConfig{
 		Brokers: c.brokers, GroupID: c.group, Topic: c.topic, MinBytes: 1, MaxBytes: 1 << 20, MaxWait: 500 * time.Millisecond,
-		CommitInterval: time.Second, QueueCapacity: 1000, JoinGroupBackoff: 100 * time.Millisecond,
+		CommitInterval: commitInterval, QueueCapacity: 1000, JoinGroupBackoff: 100 * time.Millisecond,
 	})
 	for {
 		m, err := r.FetchMessage(ctx)
@@ -89,12 +99,15 @@ func gate(ctx context.Context, c consumer) error {
 		names[strconv.Itoa(i)] = strconv.Itoa(i)
 	}
 	tenant := func(m *kafka.Message) string { return names[string(m.Key)] }
-	g, err := stream.New(stream.Config[*kafka.Message]{Limiter: lim, Tenant: tenant, OrderKey: tenant})
+	g, err := stream.New(stream.Config[*kafka.Message]{
+		Limiter: lim, Tenant: tenant, OrderKey: tenant,
+		Policy: stream.Policy{OnDenied: stream.Drop}, // it never is, and without lanes it cannot be deferred
+	})
 	if err != nil {
 		return err
 	}
 	src, err := fluxkafka.New(fluxkafka.Config{
-		Brokers: c.brokers, Group: c.group, Topics: []string{c.topic}, CommitInterval: time.Second,
+		Brokers: c.brokers, Group: c.group, Topics: []string{c.topic}, CommitInterval: commitInterval,
 		Lanes: []time.Duration{}, DeadLetters: fluxkafka.NoDeadLetters, // no topics beside the peers'
 	})
 	if err != nil {
@@ -111,6 +124,7 @@ func watermillWith(m ...message.HandlerMiddleware) func(context.Context, consume
 	return func(ctx context.Context, c consumer) error {
 		cfg := wmkafka.DefaultSaramaSubscriberConfig()
 		cfg.Consumer.Offsets.Initial = sarama.OffsetOldest
+		cfg.Consumer.Offsets.AutoCommit.Interval = commitInterval
 		sub, err := wmkafka.NewSubscriber(wmkafka.SubscriberConfig{
 			Brokers: c.brokers, ConsumerGroup: c.group, Unmarshaler: wmkafka.DefaultMarshaler{}, OverwriteSaramaConfig: cfg,
 		}, watermill.NopLogger{})
@@ -133,7 +147,7 @@ func watermillWith(m ...message.HandlerMiddleware) func(context.Context, consume
 func bareFranz(ctx context.Context, c consumer) error {
 	cl, err := kgo.NewClient(
 		kgo.SeedBrokers(c.brokers...), kgo.ConsumerGroup(c.group), kgo.ConsumeTopics(c.topic),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitInterval(time.Second),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitInterval(commitInterval),
 	)
 	if err != nil {
 		return err
