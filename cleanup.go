@@ -23,12 +23,18 @@ type CleanupResult struct {
 // sweepStep is how many keys are looked at between two looks at the context.
 const sweepStep = 4096
 
+// longBatch is how far back the times lie that calls come with while StartCleanup
+// is at work: a key that was forgotten later than that could be denied for what
+// another one owed then.
+const longBatch = time.Second
+
 // StartCleanup forgets keys that need not be remembered, every so often, until
 // ctx ends or stop is called. Stop returns when the cleanup has ended, and may
 // be called more than once, but not by a hook.
 //
-// Forgetting changes no decision: a key is forgotten only when it is as if it
-// had never been used. It goes in small steps that delay no call.
+// Forgetting changes no decision: a key is forgotten only when it has been as if
+// it had never been used for a second, because a [Handle] may be asked with the time
+// of a batch that began so long ago. It goes in small steps that delay no call.
 func (l *Limiter[K]) StartCleanup(ctx context.Context, c Cleanup) (stop func()) {
 	if c.Interval <= 0 {
 		c.Interval = time.Minute
@@ -42,7 +48,7 @@ func (l *Limiter[K]) StartCleanup(ctx context.Context, c Cleanup) (stop func()) 
 		for {
 			select {
 			case <-tick.C:
-				_, _ = l.CleanupStale(ctx, 0) // fails only when ctx has ended
+				_, _ = l.CleanupStale(ctx, longBatch) // fails only when ctx has ended
 			case <-ctx.Done():
 				return
 			}
@@ -55,8 +61,10 @@ func (l *Limiter[K]) StartCleanup(ctx context.Context, c Cleanup) (stop func()) 
 }
 
 // CleanupStale forgets every key that has been as if it had never been used for
-// at least olderThan, and returns how many there were. It changes no decision;
-// a longer olderThan spares keys that may be back soon from being tracked anew.
+// at least olderThan, and returns how many there were. It changes no decision that
+// is taken with a time of up to olderThan before: a call with an earlier time, see
+// [Handle.CheckAt], may be denied for what a forgotten key owed then. A longer
+// olderThan also spares keys that may be back soon from being tracked anew.
 // When ctx ends it stops early, and returns its error with the number so far.
 func (l *Limiter[K]) CleanupStale(ctx context.Context, olderThan time.Duration) (int, error) {
 	if olderThan < 0 {
