@@ -119,7 +119,7 @@ func TestDecisionNamesItsLimit(t *testing.T) {
 			}
 		})
 	}
-	for i := range 5_000 {
+	for i := range 2_000 {
 		if err := lim.SetDefault([]gcra.Limit{long, short}[i%2], 0); err != nil {
 			t.Error(err)
 		}

@@ -242,7 +242,7 @@ func TestLimitsShareApart(t *testing.T) {
 func TestFloodUnderRace(t *testing.T) {
 	const (
 		maxKeys = 1000
-		burst   = 100_000
+		burst   = 30_000
 	)
 	table := newTable[int](t, gcra.TableConfig{Limit: gcra.PerSecond(1).WithBurst(burst), MaxKeys: maxKeys})
 	for i := range maxKeys {
