@@ -14,7 +14,8 @@ type BatchConfig struct {
 	Size int
 
 	// Linger is how long a batch that is not full waits for more messages after
-	// its first one was granted.
+	// its first one was granted. An answer of a limiter that may block, which it has
+	// been asked for by then, is waited for.
 	// Defaults to 0: it takes what may run at that moment.
 	Linger time.Duration
 

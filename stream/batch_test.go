@@ -74,6 +74,32 @@ func TestBatchLinger(t *testing.T) {
 	})
 }
 
+// TestBatchLingersNoLonger holds that a limiter that takes its time does not keep a
+// batch from its handler for longer than it may linger, but for one answer.
+func TestBatchLingersNoLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim, err := flux.New(flux.Config[string]{Limit: gcra.Unlimited()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow := checkerFunc(func(ctx context.Context, tenant string, n int64) (flux.Decision, error) {
+			time.Sleep(100 * time.Millisecond)
+			return lim.Check(ctx, tenant, n)
+		})
+		r := startBatch(t, nil, stream.Config[*parcel]{Limiter: slow, Workers: 1}, stream.BatchConfig{Size: 10, Linger: 250 * time.Millisecond}, nil)
+		r.deliver(named("a", 10)...)
+		time.Sleep(3 * time.Second)
+		var runs []string
+		for _, line := range r.taken() {
+			if strings.Contains(line, " run ") {
+				runs = append(runs, line)
+			}
+		}
+		r.compare(runs, []string{"400ms run a0 a1 a2 a3", "800ms run a4 a5 a6 a7", "1.15s run a8 a9"})
+		r.end()
+	})
+}
+
 // TestBatchGrants holds that each message of a batch is granted on its own: a
 // batch gathers what its tenant's limit lets through while it lingers.
 func TestBatchGrants(t *testing.T) {

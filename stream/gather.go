@@ -110,7 +110,7 @@ func (r *run[M]) gather(w *worker[M], t *tenant[M], now int64) int64 {
 	}
 	b := r.openBatch(t)
 	b.asking = true
-	for len(b.jobs) < r.batching.Size && t.where == placeReady {
+	for len(b.jobs) < r.batching.Size && t.where == placeReady && !r.lingered(b, now) {
 		if now = r.admitNext(w, t, len(b.jobs) == 0, now); w.entry != nil {
 			r.add(b, w, now)
 		} else if t.handle == nil {
@@ -122,6 +122,13 @@ func (r *run[M]) gather(w *worker[M], t *tenant[M], now int64) int64 {
 		r.closeBatch(b, now)
 	}
 	return now
+}
+
+// lingered reports whether b has waited for more messages for as long as it may: a
+// limiter that may block takes time for each. Without Linger it takes all that its
+// tenant may have now.
+func (r *run[M]) lingered(b *batch[M], now int64) bool {
+	return r.batching.Linger > 0 && len(b.jobs) > 0 && b.due < now
 }
 
 // admitNext asks the limiter for the next message of t, which is ready, and gives
