@@ -9,7 +9,8 @@ import (
 )
 
 // Config configures a [Gate]. Its functions are called by several goroutines at
-// once, the source's and the workers', and must not block.
+// once, the source's and the workers', and must not block. A panic of theirs is
+// not recovered.
 type Config[M any] struct {
 	// Limiter decides when a tenant's message may run. A [flux.Limiter] is asked
 	// in a few nanoseconds and told the exact time of each slot; it is asked with
@@ -41,12 +42,14 @@ type Config[M any] struct {
 	Cost func(M) int64
 
 	// Weight returns a tenant's share of the workers relative to other tenants
-	// with work. Less than 1 counts as 1, more than 2³¹ - 1 as
-	// that, and what is negative in [Stats.Invalid] besides. It is asked with every message, so it may change.
+	// with work. Less than 1 counts as 1, more than 2³¹ - 1 as that, and what is
+	// negative in [Stats.Invalid] besides. It is asked with every message, so it may
+	// change.
 	// Defaults to nil: 1 each.
 	Weight func(tenant string) int64
 
 	// Policy says what becomes of messages that cannot run at once.
+	// Defaults to the zero Policy: they wait for a while, or are deferred.
 	Policy Policy
 
 	// Window is how many messages the gate holds at once, from delivery to
@@ -68,7 +71,7 @@ type Config[M any] struct {
 	// Defaults to three quarters of Window, at least 1 and TenantWindow.
 	PartitionWindow int
 
-	// TenantWindow is how many of them one tenant may have parked or in
+	// TenantWindow is how many messages one tenant may have parked or in
 	// handlers; what goes beyond it takes the way of [Policy.OnFull]. A tenant
 	// that is held back by its limit gets no more places than are still free,
 	// either, so that any number of them together leave room for the others.

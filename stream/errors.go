@@ -7,12 +7,13 @@ import (
 )
 
 var (
-	// ErrInvalidConfig is returned by New; the error that wraps it names the
-	// field and its value.
+	// ErrInvalidConfig is returned by [New], and by Run for what does not go with
+	// the source or the batch; the error that wraps it names the field and its
+	// value.
 	ErrInvalidConfig = errors.New("stream: invalid config")
 
-	// ErrRunning is returned by Run while another Run of the same gate has not
-	// returned.
+	// ErrRunning is returned by Run while another Run of the same gate, or with the
+	// same [ChanSource], has not returned.
 	ErrRunning = errors.New("stream: gate is already running")
 
 	// ErrStopped is returned by [Intake.Deliver] and [Intake.Room] once the gate

@@ -4,8 +4,9 @@ import "time"
 
 // Hooks are functions that the gate calls, from its workers and while they
 // wait, so they must be fast and safe for concurrent use. They are called with no
-// lock held, and may call the gate. A nil hook costs nothing. Those of one
-// message come from several goroutines, so Parked may come after Admitted.
+// lock held, and may call the gate. A nil hook costs nothing, and a panic of one
+// is not recovered. Those of one message come from several goroutines, so Parked
+// may come after Admitted.
 //
 // Of each message that the gate has taken it is told once how it left: by Settled
 // or by Released.
@@ -38,8 +39,8 @@ type Hooks struct {
 	SettleFailed func(info Info, outcome Outcome, err error, pause time.Duration)
 
 	// Released is called when a message was given up unsettled: because it is
-	// another consumer's by now, or else because the gate drains or the broker
-	// does not settle what the tenant has too much of.
+	// another consumer's by now, or else because the gate drains, the source
+	// recalled it, or the broker does not settle what the tenant has too much of.
 	Released func(info Info, revoked bool)
 
 	// LimiterFailed is called when the limiter gave an error, other than that a
@@ -59,9 +60,10 @@ type Info struct {
 
 	// Published is when the message was first published, Delivered when the
 	// gate took it, and Granted the time that the limiter's decision to admit it
-	// was taken with: zero if it was not admitted, see [FailOpen] as well. No attempt starts before its
-	// Granted, and the Granted times of a tenant keep its limit exactly,
-	// whatever delays the machine adds before the handler runs.
+	// was taken with: zero if it was not admitted, or its attempt was given up, see
+	// [FailOpen] as well. No attempt starts before its Granted, and the Granted
+	// times of a tenant keep its limit exactly, whatever delays the machine adds
+	// before the handler runs.
 	Published time.Time
 	Delivered time.Time
 	Granted   time.Time
@@ -92,8 +94,9 @@ type Stats struct {
 	// Messages that left, by outcome: these count since the gate was made.
 	Processed, Deferred, DeadLettered, Dropped int64
 
-	// Released messages were given up unsettled at a drain, Revoked ones lost
-	// to another consumer before they were settled.
+	// Released messages were given up unsettled, for a reason that
+	// [Hooks.Released] names, Revoked ones lost to another consumer before they
+	// were settled.
 	Released, Revoked int64
 
 	// FailedOpen counts attempts that ran although the limiter could not decide,

@@ -18,8 +18,8 @@ const maxThrottled = 1024
 // then nothing more is received until one of them is sent.
 //
 // The channel that it returns has no buffer. A token is spent for one message at
-// a time, when the one before was received, so that a reader who was slow does
-// not find more than the limit allows. It is closed when in was closed and
+// a time, when the one before was received, so that a reader who was slow finds
+// no more than one message beyond what the limit allows. It is closed when in was closed and
 // everything is sent, or when ctx has ended: messages that were received and not
 // sent by then are dropped, and a token that was spent for one is given back if
 // the limiter is a [flux.Refunder]. Whoever stops reading must end ctx.
