@@ -108,10 +108,13 @@ func (p *partition) report(err error) {
 
 // room waits until the partition's window has room.
 func (p *partition) room(ctx context.Context) bool {
-	return p.await(ctx, func() bool {
-		cfg := &p.gen.session.cfg
-		return p.out < cfg.Window && p.outBytes < cfg.WindowBytes && !p.tracker.crowded()
-	})
+	return p.await(ctx, p.roomy)
+}
+
+// roomy reports whether the window has room. The lock is held.
+func (p *partition) roomy() bool {
+	cfg := &p.gen.session.cfg
+	return p.out < cfg.Window && p.outBytes < cfg.WindowBytes && !p.tracker.crowded()
 }
 
 // await waits until ok, which is called with the lock held, says yes.
@@ -213,18 +216,19 @@ func (p *partition) deliver(ctx context.Context, in stream.Intake[*kafka.Message
 	}
 }
 
-// take makes a message of a raw record and holds it. It returns nil for one
-// that needs no delivery.
+// take makes a message of a raw record and holds it, and counts it into the
+// window if that has room at once. It returns nil for one that needs no delivery.
 func (p *partition) take(ctx context.Context, b *batch, raw *rawRecord, offset int64) (*record, error) {
-	p.mu.Lock()
-	p.tracker.pass(offset)
-	skip := offset < p.tracker.position
-	redelivered := offset < p.tracker.known
-	stable := p.stable
-	p.mu.Unlock()
-	if skip {
+	// What this goroutine alone writes it reads without the lock.
+	if len(p.tracker.ahead) > 0 {
+		p.mu.Lock()
+		p.tracker.pass(offset)
+		p.mu.Unlock()
+	}
+	if offset < p.tracker.position {
 		return nil, nil
 	}
+	redelivered := offset < p.tracker.known
 	headers, err := p.arena.parseHeaders(raw.headers)
 	if err != nil {
 		return nil, fmt.Errorf("offset %d: %w", offset, err)
@@ -236,7 +240,7 @@ func (p *partition) take(ctx context.Context, b *batch, raw *rawRecord, offset i
 	p.slab = p.slab[1:]
 	r.part, r.offset = p, offset
 	r.msg = kafka.Message{
-		Topic: p.topic, Partition: p.id, Offset: offset, HighWaterMark: stable,
+		Topic: p.topic, Partition: p.id, Offset: offset, HighWaterMark: p.stable,
 		Key: p.arena.copy(raw.key), Value: p.arena.copy(raw.value), Headers: headers, Time: b.timestamp(raw),
 	}
 	r.meta = stream.Meta{Time: r.msg.Time, Bytes: raw.size, Redelivered: redelivered, Order: p.order(offset), Partition: p.name}
@@ -249,6 +253,9 @@ func (p *partition) take(ctx context.Context, b *batch, raw *rawRecord, offset i
 	}
 	p.mu.Lock()
 	p.tracker.add(r)
+	if p.delay == 0 && p.roomy() {
+		p.enter(r)
+	}
 	p.mu.Unlock()
 	return r, nil
 }
@@ -256,20 +263,20 @@ func (p *partition) take(ctx context.Context, b *batch, raw *rawRecord, offset i
 // hand gives a held record to the gate. It returns false when the gate, or
 // this partition's time, is at its end; the record then stays held.
 func (p *partition) hand(ctx context.Context, in stream.Intake[*kafka.Message], r *record) bool {
-	if !p.room(ctx) {
-		return false
-	}
-	if p.delay > 0 {
-		hopped, ok := p.untilDue(ctx, in, r)
-		if !ok || hopped {
-			return ok
+	if r.state != stateOut {
+		if !p.room(ctx) {
+			return false
 		}
+		if p.delay > 0 {
+			hopped, ok := p.untilDue(ctx, in, r)
+			if !ok || hopped {
+				return ok
+			}
+		}
+		p.mu.Lock()
+		p.enter(r)
+		p.mu.Unlock()
 	}
-	p.mu.Lock()
-	r.state = stateOut
-	p.out++
-	p.outBytes += r.meta.Bytes
-	p.mu.Unlock()
 	if err := in.Deliver(ctx, r); err != nil {
 		p.mu.Lock()
 		r.state = stateHeld
@@ -279,6 +286,13 @@ func (p *partition) hand(ctx context.Context, in stream.Intake[*kafka.Message], 
 		return false
 	}
 	return true
+}
+
+// enter counts r into the window. The lock is held.
+func (p *partition) enter(r *record) {
+	r.state = stateOut
+	p.out++
+	p.outBytes += r.meta.Bytes
 }
 
 // redeliver hands out again what the gate gave up.
