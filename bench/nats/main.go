@@ -2,13 +2,15 @@
 // consume one without flux, in turns in one run, and prints what it finds as
 // markdown.
 //
-//	go -C bench run ./nats          # a minute
-//	go -C bench run ./nats -quick   # once and small, to see that it works
+//	go -C bench run ./nats           # a minute
+//	go -C bench run ./nats -quick    # once and small, to see that it works
+//	go -C bench run ./nats -memory   # with the stream in memory
 //
-// Each peer takes the same messages, of 200 bytes and 1,000 subjects, from a file
-// store through a fresh consumer with MaxAckPending 1,024, over TCP. Throughput hangs on how busy
-// the machine is; the ratio is that of two neighbours in one round, and CPU time,
-// client and server together, hardly hangs on it at all.
+// Each peer takes the same messages, of 200 bytes and 1,000 subjects, from a stream
+// in files or in memory, through a fresh consumer with MaxAckPending 1,024, over
+// TCP. Throughput hangs on how busy the machine is; the ratio is that of two
+// neighbours in one round, and CPU time, client and server together, hardly hangs
+// on it at all.
 package main
 
 import (
@@ -19,6 +21,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -45,6 +48,7 @@ func run(args []string, out io.Writer) error {
 	quick := flags.Bool("quick", false, "measure once and small")
 	rounds := flags.Int("rounds", 7, "samples of each figure")
 	messages := flags.Int("messages", 50_000, "messages of a sample")
+	memory := flags.Bool("memory", false, "keep the streams in memory instead of files")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -54,7 +58,11 @@ func run(args []string, out io.Writer) error {
 	if *rounds < 1 || *messages < 1 {
 		return fmt.Errorf("-rounds %d and -messages %d must be at least 1", *rounds, *messages)
 	}
-	b, err := open(*messages)
+	storage := jetstream.FileStorage
+	if *memory {
+		storage = jetstream.MemoryStorage
+	}
+	b, err := open(*messages, storage)
 	if err != nil {
 		return err
 	}
@@ -72,7 +80,7 @@ func run(args []string, out io.Writer) error {
 			}
 		}
 	}
-	return report(out, samples, *messages)
+	return report(out, samples, *messages, storage)
 }
 
 // broker is an embedded server with a stream of messages.
@@ -82,10 +90,11 @@ type broker struct {
 	nc       *nats.Conn
 	js       jetstream.JetStream
 	messages int
+	storage  jetstream.StorageType
 }
 
-func open(messages int) (b *broker, err error) {
-	b = &broker{messages: messages}
+func open(messages int, storage jetstream.StorageType) (b *broker, err error) {
+	b = &broker{messages: messages, storage: storage}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -129,6 +138,7 @@ func (b *broker) store(ctx context.Context) error {
 		{Name: streamName, Subjects: []string{"in.*", "flux.defer." + streamName + "." + consumerName + ".*"}, AllowMsgSchedules: true},
 		{Name: "DLQ_" + streamName, Subjects: []string{"dlq.>"}},
 	} {
+		c.Storage = b.storage
 		if _, err := b.js.CreateStream(ctx, c); err != nil {
 			return err
 		}
@@ -169,8 +179,11 @@ func (b *broker) measure(ctx context.Context, p peer) (s sample, err error) {
 	return s, err
 }
 
-func report(out io.Writer, samples [][]sample, n int) error {
-	_, err := fmt.Fprint(out, "| | messages/s | ratio | CPU per message |\n|---|---|---|---|\n")
+func report(out io.Writer, samples [][]sample, n int, storage jetstream.StorageType) error {
+	_, err := fmt.Fprintf(out, "%d messages a sample, %s storage\n\n", n, strings.ToLower(storage.String()))
+	if err == nil {
+		_, err = fmt.Fprint(out, "| | messages/s | ratio | CPU per message |\n|---|---|---|---|\n")
+	}
 	for i, p := range peers {
 		rate := median(samples[i], func(_ int, s sample) float64 { return float64(n) / s.wall.Seconds() })
 		ratio := median(samples[i], func(round int, s sample) float64 { return samples[0][round].wall.Seconds() / s.wall.Seconds() })

@@ -82,6 +82,11 @@ func (r *run) acknowledge() {
 			return
 		case <-r.acking:
 		}
+		if r.sure() != nil {
+			time.Sleep(ackRetry)
+			poke(r.acking)
+			continue
+		}
 		r.mu.Lock()
 		linger := r.held > ackLingerHeld && len(r.acks) < ackBatch
 		r.mu.Unlock()
@@ -99,7 +104,9 @@ func (r *run) acknowledge() {
 		r.mu.Lock()
 		for _, d := range batch[:sent] {
 			r.letGo(d)
-			r.recent.add(d)
+			if !d.foreign.Load() {
+				r.recent.add(d)
+			}
 		}
 		r.acks = append(r.acks, batch[sent:]...)
 		again := sent < len(batch)
@@ -116,6 +123,9 @@ func (r *run) acknowledge() {
 // but for those that may be sent later.
 func (r *run) sendAcks(batch []*delivery) int {
 	for i, d := range batch {
+		if d.foreign.Load() {
+			continue
+		}
 		if err := r.nc.Publish(d.msg.m.Reply, ackDone); err != nil {
 			if r.ended() || r.nc.IsClosed() {
 				r.set.log.Error("acknowledgements are lost, the messages come again", "count", len(batch)-i, "error", err)

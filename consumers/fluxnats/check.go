@@ -19,6 +19,7 @@ const minAckWait = 100 * time.Millisecond
 
 // facts are what a run needs to know of the consumer and the stream.
 type facts struct {
+	created       time.Time // when the stream was
 	ackWait       time.Duration
 	maxAckPending int
 	maxAge        time.Duration // of the stream's messages
@@ -106,7 +107,9 @@ func (s *Source) inspect(ctx context.Context) (facts, error) {
 	if len(found) > 0 {
 		return facts{}, errors.Join(found...)
 	}
-	return s.facts(sc, cc), nil
+	f := s.facts(sc, cc)
+	f.created = str.CachedInfo().Created
+	return f, nil
 }
 
 // checkOthers looks for other consumers of the stream that would take deferred

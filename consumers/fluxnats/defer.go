@@ -16,8 +16,19 @@ import (
 // Defer publishes a scheduled copy of the message, and acknowledges the message
 // when the server has confirmed the copy. A copy that the server refuses for
 // good, being too large, say, makes it a delayed negative acknowledgement.
+//
+// The copy of a message whose stream was deleted and made again would be taken for
+// one of the message that has its sequence now. Such a message is gone, as its
+// stream is.
 func (d *delivery) Defer(ctx context.Context, f stream.Deferral) error {
+	if d.foreign.Load() {
+		d.settled(true)
+		return nil
+	}
 	if !d.copied {
+		if err := d.r.sure(); err != nil {
+			return fmt.Errorf("fluxnats: defer %s: %w", d.msg.ID(), err)
+		}
 		if d.r.set.NakDeferrals {
 			return d.nak(ctx, f)
 		}
@@ -91,7 +102,7 @@ func refused(err error) bool {
 func (d *delivery) nak(ctx context.Context, f stream.Deferral) error {
 	r := d.r
 	r.mu.Lock()
-	r.remember(d.seq, nakked{counts{f.Attempts, f.Deferrals, f.Order}, f.Until})
+	r.remember(d.seq, nakked{counts{f.Attempts, f.Deferrals, f.Order}, d.stored, f.Until})
 	r.mu.Unlock()
 	delay := max(time.Until(f.Until), time.Millisecond)
 	if err := d.confirm(ctx, delayedNak(delay)); err != nil {
@@ -105,7 +116,8 @@ func (d *delivery) nak(ctx context.Context, f stream.Deferral) error {
 // nakked is what is known of a message that was handed back until it is due.
 type nakked struct {
 	counts
-	due time.Time
+	stored int64
+	due    time.Time
 }
 
 // remember keeps what is known of a message until it comes again. It forgets some if

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -40,6 +41,11 @@ type delivery struct {
 	// copied is set when a deferred copy or dead letter of the message is known
 	// to be stored: it must not be handled again.
 	copied bool
+
+	// foreign is set when the stream of the message is known to be gone, and
+	// another to have its name: no verdict may go there, as it would be one on the
+	// message that has the same sequence now.
+	foreign atomic.Bool
 
 	prev, next *delivery
 	touched    time.Duration
@@ -91,6 +97,9 @@ func (d *delivery) Ack(ctx context.Context) error {
 	if d.r.queueAck(d) {
 		return nil
 	}
+	if d.foreign.Load() {
+		return nil
+	}
 	if err := d.r.nc.Publish(d.msg.m.Reply, ackDone); err != nil {
 		return fmt.Errorf("fluxnats: acknowledge %s: %w", d.msg.ID(), err)
 	}
@@ -112,6 +121,12 @@ func (d *delivery) done(ctx context.Context, verdict []byte) error {
 
 // confirm sends a verdict and waits for the server to confirm it.
 func (d *delivery) confirm(ctx context.Context, verdict []byte) error {
+	if d.foreign.Load() {
+		return nil
+	}
+	if err := d.r.sure(); err != nil {
+		return fmt.Errorf("fluxnats: settle %s: %w", d.msg.ID(), err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	if _, err := d.r.nc.RequestWithContext(ctx, d.msg.m.Reply, verdict); err != nil {
@@ -125,7 +140,7 @@ func (d *delivery) confirm(ctx context.Context, verdict []byte) error {
 func (d *delivery) settled(comesAgain bool) {
 	d.r.mu.Lock()
 	d.r.letGo(d)
-	if !comesAgain {
+	if !comesAgain && !d.foreign.Load() {
 		d.r.recent.add(d)
 	}
 	d.r.mu.Unlock()
@@ -151,7 +166,7 @@ func (d *delivery) Release() {
 	if r.draining {
 		pause = 0
 	}
-	if d.copied {
+	if d.copied && !d.foreign.Load() {
 		r.recent.add(d)
 	}
 	r.mu.Unlock()
@@ -162,6 +177,9 @@ func (d *delivery) Release() {
 // would do so when AckWait has passed; either way it counts as a delivery. A
 // message that lives on as a copy is acknowledged instead.
 func (r *run) giveBack(d *delivery, pause time.Duration) {
+	if d.foreign.Load() {
+		return
+	}
 	verdict := ackNak
 	switch {
 	case d.copied:

@@ -105,8 +105,16 @@
 //
 // While a replicated consumer has no leader the server gives no messages to
 // anyone. A server that is shut down passes its leadership on at once; one that is
-// killed is missed by the others after 4 to 9 seconds. Messages flow again within
-// a second of the election.
+// killed is missed by the others after 4 to 9 seconds, which cannot be configured
+// (minElectionTimeout and maxElectionTimeout in nats-server v2.15.2,
+// server/raft.go). Messages flow again within 3 seconds of the election, so up to
+// 12 seconds after the kill, and longer if the election has to be repeated.
+//
+// Messages of a stream that is deleted and made again while they are held are gone
+// with it: they can still become dead letters, and no verdict on one of them goes
+// to the new stream, where another message has its sequence. A gate that is full
+// may notice the deletion two seconds late; what was acknowledged in between
+// settles what has its sequence by then.
 //
 // JetStream tells nobody that a message has been given to another member of
 // the consumer, so [stream.Delivery.Revoked] is nil. The server accepts an

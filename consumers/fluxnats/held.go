@@ -74,6 +74,7 @@ func (r *run) tend() {
 			switch state {
 			case nats.CONNECTED:
 				if !r.ended() {
+					poke(r.doubt)
 					r.lost(nil)
 				}
 			case nats.CLOSED:
@@ -101,7 +102,9 @@ func (r *run) keepAlive(now time.Duration) time.Duration {
 	r.mu.Lock()
 	for d := r.oldest.next; d != &r.oldest && now-d.touched >= age; d = r.oldest.next {
 		r.touch(d, now)
-		due = append(due, d.msg.m.Reply)
+		if !d.foreign.Load() {
+			due = append(due, d.msg.m.Reply)
+		}
 	}
 	next := age
 	if d := r.oldest.next; d != &r.oldest {
@@ -132,9 +135,19 @@ func (r *run) watch(now time.Duration) time.Duration {
 	}
 	r.mu.Lock()
 	asked := r.requests.asked > 0
+	// Without a request nobody tells a gate that is full what becomes of the
+	// consumer.
+	unseen := r.held > 0 && !asked && now-r.requests.heard >= limit
+	if unseen {
+		r.requests.heard = now
+	}
+	unsure := r.unsure
 	silent := r.requests.heard + limit - now
 	overdue := r.requests.made + f.expires + f.heartbeat - now
 	r.mu.Unlock()
+	if unseen || unsure {
+		poke(r.doubt)
+	}
 	switch {
 	case !asked, !r.nc.IsConnected():
 		return limit

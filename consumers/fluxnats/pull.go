@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // requests accounts for the requests for messages that the server holds.
@@ -46,10 +45,6 @@ func (q *requests) lose(now time.Duration, why error) (doubtful bool) {
 	q.failures++
 	return q.failures%4 == 0 || !passing(why)
 }
-
-// recreateTime is how long the stream and the consumer may be gone before the run
-// ends: those who change a setup often delete it first.
-const recreateTime = 30 * time.Second
 
 var (
 	// errSilent is two heartbeats that did not come.
@@ -202,7 +197,7 @@ func (r *run) receive(m *nats.Msg) {
 		}
 		return
 	}
-	if n, ok := r.naks[d.seq]; ok {
+	if n, ok := r.naks[d.seq]; ok && n.stored == d.stored {
 		if early := time.Until(n.due); early > 0 && !r.ended() {
 			// A server that was started again remembers the time to the second.
 			low := q.low(r.waiting)
@@ -250,6 +245,8 @@ func (r *run) known(d *delivery, now time.Duration) bool {
 		// The stream was deleted and made again, and its sequences begin anew.
 		r.recent = recentAcks{}
 		r.newest.seq, r.newest.stored = d.seq, d.stored
+		r.unsure = true
+		poke(r.doubt)
 		return false
 	}
 	switch {
@@ -278,6 +275,7 @@ func (r *run) status(m *nats.Msg, epoch string) {
 	if code == "409" && text == "Consumer Deleted" {
 		// If it is made again, it is for whoever does so to say what it gives.
 		r.recent = recentAcks{}
+		r.unsure = true
 	}
 	switch code {
 	case "100": // heartbeat
@@ -294,39 +292,6 @@ func (r *run) status(m *nats.Msg, epoch string) {
 	default:
 		r.mu.Unlock()
 		r.lost(fmt.Errorf("server says %s %s", code, text))
-	}
-}
-
-// examine asks the server whether the consumer is still there and fit, whenever
-// requests have failed in a way that makes one wonder, and ends the run if it is
-// unfit, or gone for longer than it takes to make it again.
-func (r *run) examine(ctx context.Context) {
-	var gone time.Duration // since when it is, if it is
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-r.doubt:
-		}
-		if !r.nc.IsConnected() {
-			continue
-		}
-		f, err := r.src.inspect(ctx)
-		missing := errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound)
-		switch now := r.now(); {
-		case err == nil:
-			r.facts.Store(&f)
-			gone = 0
-		case missing && gone == 0:
-			gone = now
-			r.set.log.Warn("waiting for what is gone to be made again", "for", recreateTime, "error", err)
-		case missing && now-gone < recreateTime:
-		case errors.Is(err, ErrSetup):
-			r.fail(err)
-			return
-		case ctx.Err() == nil:
-			r.set.log.Warn("the consumer cannot be examined", "error", err)
-		}
 	}
 }
 

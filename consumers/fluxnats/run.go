@@ -50,6 +50,7 @@ type run struct {
 		seq    uint64
 		stored int64
 	}
+	unsure   bool        // whether the stream is the one that what is held came from
 	released []*delivery // given up, to be handed back when the server sends no more
 	draining bool        // it does not
 	isIdle   bool
