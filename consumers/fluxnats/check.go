@@ -56,12 +56,9 @@ func (s *Source) check(ctx context.Context, in stream.Intake[*Msg]) (facts, erro
 	if err != nil {
 		return f, err
 	}
-	if f.maxAckPending > 0 && f.maxAckPending <= window/2 {
-		return f, fmt.Errorf("%w: consumer %s: MaxAckPending is %d, and the gate's window is %d: one tenant's share of the window could stop all others; raise MaxAckPending to the sum of the windows of all members, or lower the window",
-			ErrSetup, s.set.Consumer, f.maxAckPending, window)
-	}
 	if f.maxAckPending > 0 && f.maxAckPending < window {
-		s.set.log.Warn("the consumer's MaxAckPending is lower than the gate's window", "max_ack_pending", f.maxAckPending, "window", window)
+		return f, fmt.Errorf("%w: consumer %s: MaxAckPending is %d, and the gate's window is %d: the server would stop giving messages while the gate keeps room for other tenants; raise MaxAckPending to the sum of the windows of all members, or lower the window",
+			ErrSetup, s.set.Consumer, f.maxAckPending, window)
 	}
 	return f, nil
 }

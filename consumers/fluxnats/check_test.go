@@ -109,12 +109,12 @@ func TestRunRefusesAnUnfitSetup(t *testing.T) {
 		},
 		{
 			name:   "few unacknowledged messages",
-			change: func(_ *streamConfig, c *consumerConfig, _ *streamConfig) { c.MaxAckPending = 32 },
-			want:   []string{"MaxAckPending is 32", "window is 64"},
+			change: func(_ *streamConfig, c *consumerConfig, _ *streamConfig) { c.MaxAckPending = 63 },
+			want:   []string{"MaxAckPending is 63", "window is 64"},
 		},
 		{
 			name:   "enough unacknowledged messages",
-			change: func(_ *streamConfig, c *consumerConfig, _ *streamConfig) { c.MaxAckPending = 33 },
+			change: func(_ *streamConfig, c *consumerConfig, _ *streamConfig) { c.MaxAckPending = 64 },
 		},
 		{
 			name:   "no schedules",

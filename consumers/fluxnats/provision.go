@@ -36,7 +36,8 @@ type Layout struct {
 	AckWait time.Duration
 
 	// MaxAckPending is how many messages all members may hold together. Make it
-	// at least the sum of their gates' windows.
+	// at least the sum of their gates' windows. Run knows of its own only, and
+	// refuses a consumer that does not let it fill that.
 	// Defaults to 8192.
 	MaxAckPending int
 }
