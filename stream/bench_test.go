@@ -3,6 +3,7 @@ package stream_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -302,24 +303,31 @@ func BenchmarkParked(b *testing.B) {
 // TestParkedMemory holds that a parked message takes no more than 200 bytes of
 // the gate, its tenant with ten of them included.
 func TestParkedMemory(t *testing.T) {
-	const tenants, each = 10_000, 11
-	synctest.Test(t, func(t *testing.T) {
-		var before, parked uint64
-		before = heapInUse()
-		park(t, tenants, each, func(gate *stream.Gate[*benchMessage]) {
-			parked = heapInUse()
-			if stats := gate.Stats(); stats.Waiting != tenants*(each-1) {
-				t.Errorf("%d messages parked, want %d", stats.Waiting, tenants*(each-1))
-			}
-		})
-		// The messages themselves, one for each tenant, take 64 bytes with their
-		// names.
-		got := (float64(parked) - float64(before) - 64*tenants) / (tenants * (each - 1))
-		t.Logf("%.0f bytes per parked message", got)
-		if got > 200 {
-			t.Errorf("%.0f bytes per parked message, want at most 200", got)
+	const tenants, each, most = 10_000, 11, 200
+	least := math.Inf(1)
+	// What the runtime allocates meanwhile counts as well, and can only add to it.
+	for range 5 {
+		if least <= most {
+			break
 		}
-	})
+		synctest.Test(t, func(t *testing.T) {
+			var before, parked uint64
+			before = heapInUse()
+			park(t, tenants, each, func(gate *stream.Gate[*benchMessage]) {
+				parked = heapInUse()
+				if stats := gate.Stats(); stats.Waiting != tenants*(each-1) {
+					t.Errorf("%d messages parked, want %d", stats.Waiting, tenants*(each-1))
+				}
+			})
+			// The messages themselves, one for each tenant, take 64 bytes with their
+			// names.
+			least = min(least, (float64(parked)-float64(before)-64*tenants)/(tenants*(each-1)))
+		})
+	}
+	t.Logf("%.1f bytes per parked message", least)
+	if least > most {
+		t.Errorf("%.1f bytes per parked message, want at most %d", least, most)
+	}
 }
 
 // park runs a gate with so many messages of each of so many tenants, of which

@@ -174,6 +174,7 @@ func (r *run[M]) revoke(w *watch[M]) {
 	if w.lingers {
 		r.lingering.remove(w)
 	}
+	r.reopened = true // for those of it that wait for room
 	r.mu.Unlock()
 	// Handlers learn of it first: they have the most to do.
 	w.cancel(ErrRevoked)
