@@ -59,12 +59,12 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 		r.decide(e, &fate{outcome: r.cfg.Policy.OnNoTenant, reason: ReasonNoTenant})
 		return
 	}
-	reason, turn := r.judge(e, now)
-	if k := e.key; k != nil && len(k.deferred) > 0 {
+	if e.key != nil && len(e.key.deferred) > 0 {
 		r.returned(e)
-		if k.mustFollow(e.order) && (reason != ReasonNone || !r.stays(k, e.order, k.blocked.n+1, now)) {
-			reason, turn = ReasonOrder, now
-		}
+	}
+	reason, turn := r.judge(e, now)
+	if k := e.key; k != nil && k.mustFollow(e.order) && (reason != ReasonNone || !r.stays(e, k.blocked.n+1, now)) {
+		reason, turn = ReasonOrder, now
 	}
 	var v Verdict
 	if reason != ReasonNone || turn > now {
@@ -350,10 +350,13 @@ func (r *run[M]) denyAs(e *entry[M], v Verdict, reason Reason, turn, now int64) 
 	if reason == ReasonOrder {
 		last := min(e.key.lastBefore(e.order), now+never)
 		if last > now {
-			until = max(until, last+interval)
+			// Twice what the key needs, so that it has made up for what it lost
+			// when they come back: each that comes back too early is one more
+			// delivery, and meanwhile others wait here.
+			until = max(until, last+max(interval, min(2*e.key.gap, maxKeyGap)))
 		} else {
-			// What it has to follow is late, and may be late again.
-			until = max(until, now) + int64(doubled(100*time.Millisecond, int(e.deferrals), 30*time.Second))
+			// What it has to follow is late, and may be as late again.
+			until = max(until, now) + max(int64(100*time.Millisecond), now-last)
 		}
 	}
 	r.hold(e, f, until, turn, now)
@@ -369,6 +372,9 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 		f.outcome, f.reason = DeadLetter, ReasonExpired
 	case f.reason == ReasonRetry:
 		// An attempt, not a deferral.
+	case f.reason == ReasonOrder && e.deferrals > 0:
+		// How often it is deferred depends on those that it follows, and theirs
+		// are counted. Once, because the count says that it is no new message.
 	case p.MaxDeferrals >= 0 && int(e.deferrals) >= p.MaxDeferrals:
 		f.outcome, f.reason = DeadLetter, ReasonDeferrals
 	default:

@@ -76,6 +76,9 @@ func (r *run[M]) grant(w *worker[M], t *tenant[M], at, now int64) {
 	e, start := r.sched.take(t)
 	r.unpark(e, now)
 	e.state = stateRunning
+	if e.key != nil {
+		e.key.since = now
+	}
 	if t.picked != unset && t.pressed {
 		t.picks = min(t.picks+1, enoughPicks)
 		t.gap += (now - t.picked - t.gap) / int64(t.picks)

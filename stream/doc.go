@@ -71,8 +71,9 @@
 //     settled, the later ones wait.
 //   - While one is deferred, for its limit, to be tried again later or because
 //     its handler asked for it, later ones wait here if it is due back within
-//     half of MaxWait and no more than a quarter of the window waits so, and are
-//     deferred behind it otherwise.
+//     half of MaxWait and no more than a quarter of the window waits so, nor all
+//     but one of the places of their tenant, nor three quarters of those of their
+//     partition, and are deferred behind it otherwise. However often they are, it counts as one deferral.
 //   - A dead letter or a dropped message is over: the later ones go on.
 //   - After a revocation, messages that come again go in their old order, before
 //     any later one that has not been started.

@@ -3,6 +3,7 @@ package stream
 import (
 	"iter"
 	"slices"
+	"time"
 )
 
 // orderKey keeps the messages of one key of one tenant in order. At most one of
@@ -15,6 +16,13 @@ type orderKey[M any] struct {
 	refs     int     // entries that point here
 	index    int32   // in the heap of keys that expect a message back
 	awaiting int     // of its blocked messages, those counted in run.awaiting
+
+	// awaitedIn is the watch that these are counted in, nil if there is none. A
+	// key has its messages in one partition.
+	awaitedIn *watch[M]
+
+	since int64 // when its last message went to a worker
+	gap   int64 // from then until that was over, smoothed, 0: not known yet
 
 	// deferred holds, by order, those of its messages that this gate has
 	// deferred and that have not come back: later ones must not overtake them.
@@ -34,6 +42,22 @@ type deferred struct {
 	until   int64 // when it is to come back, on the gate's clock
 }
 
+// over is called when the head of k leaves.
+func (k *orderKey[M]) over(now int64) {
+	if took := now - k.since; k.head.fate != nil {
+		// It was not simply processed.
+	} else if k.gap == 0 {
+		k.gap = took
+	} else {
+		k.gap += (took - k.gap) / 4
+	}
+	k.head = nil
+}
+
+// maxKeyGap is the longest time that is left between two deferred messages of a
+// key because those before them took long: some do, and the next may not.
+const maxKeyGap = int64(time.Second)
+
 // block puts e behind the messages of its key that are older.
 func (k *orderKey[M]) block(e *entry[M]) {
 	at := k.blocked.last
@@ -51,6 +75,14 @@ func (k *orderKey[M]) latch(d deferred) {
 		i--
 	}
 	k.deferred = slices.Insert(k.deferred, i, d)
+}
+
+// first reports whether e, which has come back if it was deferred, comes before
+// all messages of its key that are here or deferred.
+func (k *orderKey[M]) first(e *entry[M]) bool {
+	return k.head == nil &&
+		(len(k.deferred) == 0 || k.deferred[0].order >= e.order) &&
+		(k.blocked.first == nil || k.blocked.first.order > e.order)
 }
 
 // mustFollow reports whether an older message of the key was deferred.
@@ -93,7 +125,7 @@ func (r *run[M]) findKey(t *tenant[M], name string) *orderKey[M] {
 		t.key = &orderKey[M]{id: id, index: -1}
 		return t.key
 	case k.unused():
-		k.id = id
+		k.id, k.gap = id, 0
 		return k
 	}
 	k := &orderKey[M]{id: id, index: -1}
@@ -191,14 +223,28 @@ func (r *run[M]) overdue(k *orderKey[M], now int64) {
 	r.rest(k.id.tenant)
 }
 
-// stays reports whether the nth blocked message of k, of that order, may wait
-// here: it must follow none that is deferred, or only such as are due back
-// within the time that messages that come back may have to wait. Those that
-// wait for another to come back must leave it room to do so.
-func (r *run[M]) stays(k *orderKey[M], order int64, nth int, now int64) bool {
-	return !k.mustFollow(order) ||
-		k.lastBefore(order)-now <= int64(max(0, r.cfg.Policy.MaxWait))/2 &&
-			r.awaiting-k.awaiting+nth <= r.fitting(r.cfg.Window, r.limits.window)/4
+// stays reports whether e, the nth blocked message of its key, may wait here: it
+// must follow none that is deferred, or only such as are due back within the
+// time that messages that come back may have to wait. Those that wait for
+// another to come back must leave it room to do so: in the window, in the share
+// of their tenant, and in that of their partition. If they did not, it would be
+// deferred again and again because of those that wait for it.
+func (r *run[M]) stays(e *entry[M], nth int, now int64) bool {
+	k := e.key
+	if !k.mustFollow(e.order) {
+		return true
+	}
+	if k.lastBefore(e.order)-now > int64(max(0, r.cfg.Policy.MaxWait))/2 {
+		return false
+	}
+	more := nth - k.awaiting
+	if r.awaiting+more > r.fitting(r.cfg.Window, r.limits.window)/4 ||
+		int(k.id.tenant.awaiting)+more > r.share()-1 {
+		return false
+	}
+	w := e.watch
+	return w == nil || w.id.partition == "" ||
+		w.awaiting+more <= r.fitting(r.cfg.PartitionWindow, r.limits.partition)*3/4
 }
 
 // promote makes the next message of k its head, if it has none.
@@ -220,13 +266,13 @@ func (r *run[M]) promote(k *orderKey[M], now int64) {
 // follow denies those blocked messages of k that must follow one that is not
 // back soon: if any, the last one is among them.
 func (r *run[M]) follow(k *orderKey[M], now int64) {
-	if last := k.blocked.last; last == nil || r.stays(k, last.order, k.blocked.n, now) {
+	if last := k.blocked.last; last == nil || r.stays(last, k.blocked.n, now) {
 		return
 	}
 	nth := 0
 	for e := k.blocked.first; e != nil; {
 		newer := e.next
-		if nth++; !r.stays(k, e.order, nth, now) {
+		if nth++; !r.stays(e, nth, now) {
 			k.blocked.remove(e)
 			r.unpark(e, now)
 			r.deny(e, ReasonOrder, now, now)
@@ -245,6 +291,15 @@ func (r *run[M]) countAwaiting(k *orderKey[M]) {
 	}
 	r.awaiting += k.awaiting - before
 	k.id.tenant.awaiting += int32(k.awaiting - before)
+	if w := k.awaitedIn; w != nil {
+		w.awaiting -= before
+	}
+	if k.awaitedIn = nil; k.awaiting > 0 {
+		if w := k.blocked.first.watch; w != nil {
+			w.awaiting += k.awaiting
+			k.awaitedIn = w
+		}
+	}
 }
 
 // unpark takes back what park counted.

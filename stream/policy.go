@@ -58,7 +58,9 @@ type Policy struct {
 	Decide func(Situation) Verdict
 
 	// MaxDeferrals is how often a message may be deferred before it becomes a
-	// dead letter. Negative: without bound.
+	// dead letter. That it has to follow a deferred one of its order key counts
+	// once, however often it is deferred for it: those that it follows have the
+	// bound. Negative: without bound.
 	// Defaults to 16.
 	MaxDeferrals int
 

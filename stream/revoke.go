@@ -30,6 +30,8 @@ type watch[M any] struct {
 	earned int       // messages processed since one was let out, see valve.go
 	bytes  int64     // of these
 
+	awaiting int // messages blocked by nothing but a deferred one
+
 	prev, next *watch[M] // among those that linger
 	lingers    bool
 }

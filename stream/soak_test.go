@@ -47,6 +47,9 @@ func TestBatchSoak(t *testing.T) {
 				if part := s.cfg.PartitionWindow; part > 0 {
 					s.batch.Size = max(1, min(s.batch.Size, part/2))
 				}
+				if share := s.cfg.TenantWindow; share > 0 {
+					s.batch.Size = min(s.batch.Size, share)
+				}
 				if s.rng.IntN(2) == 0 {
 					s.batch.Linger = time.Duration(s.rng.IntN(200)) * time.Millisecond
 				}
@@ -156,11 +159,13 @@ func newSoak(t *testing.T, seed uint64) *soak {
 		}
 	}
 	if one(3) {
-		s.cfg.WindowBytes = 50 * s.cfg.Window * (1 + s.rng.IntN(3))
+		s.cfg.WindowBytes = 200 + s.rng.IntN(100*s.cfg.Window)
 	}
 	if one(3) {
-		s.cfg.TenantWindow = s.cfg.Window / 2
-		s.cfg.PartitionWindow = s.cfg.TenantWindow + s.rng.IntN(s.cfg.Window/2)
+		s.cfg.PartitionWindow = 1 + s.rng.IntN(s.cfg.Window)
+	}
+	if one(3) {
+		s.cfg.TenantWindow = 1 + s.rng.IntN(s.cfg.Window/2)
 	}
 	if s.remote {
 		s.cfg.Limiter = &remoteChecker{lim: lim, soak: s}

@@ -46,12 +46,23 @@ func (r *run[M]) surplusOf(t *tenant[M]) (messages int, bytes int64) {
 
 // shareUsed reports whether t has its share of the window without e.
 func (r *run[M]) shareUsed(t *tenant[M], e *entry[M]) bool {
-	return int(t.waiting+t.running) >= r.cfg.TenantWindow || t.bytes-e.bytes >= r.limits.tenant
+	return !t.awaits(e) &&
+		(int(t.waiting+t.running) >= r.cfg.TenantWindow || t.bytes-e.bytes >= r.limits.tenant)
+}
+
+// awaits reports whether all messages of t that are here wait for one to come
+// back, and e may be that one: whatever they take up must not keep it away. See
+// stays for what they may.
+func (t *tenant[M]) awaits(e *entry[M]) bool {
+	return t.awaiting > 0 && t.awaiting == t.waiting+t.running && e.key != nil && e.key.first(e)
 }
 
 // cramped reports whether t, without e, has as many messages as are still
 // free in the window, or in the part of it that the partition of e may have.
 func (r *run[M]) cramped(t *tenant[M], e *entry[M]) bool {
+	if t.awaits(e) {
+		return false
+	}
 	messages, size := int(t.waiting+t.running), t.bytes-e.bytes
 	if messages > r.cfg.Window-r.held || size > 0 && size >= r.limits.window-r.bytes+e.bytes {
 		return true
@@ -105,7 +116,7 @@ func (r *run[M]) complete(e *entry[M], now int64) {
 	if k != nil {
 		k.refs--
 		if k.head == e {
-			k.head = nil
+			k.over(now)
 		}
 		r.promote(k, now)
 		r.dropKey(k)

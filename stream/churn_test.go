@@ -1,0 +1,99 @@
+package stream_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
+	"github.com/fluxlimiter/flux/stream/streamtest"
+)
+
+// TestKeyedBacklogOfASmallShare holds that a backlog in order gets on, and at
+// its limit, however few places it has: those that wait for another to come back
+// leave it room to, and none becomes a dead letter because of those it follows.
+func TestKeyedBacklogOfASmallShare(t *testing.T) {
+	for _, tt := range []struct {
+		n, share, partition, partitions, keys int
+		rate                                  int64
+		work, within                          time.Duration
+		deliveries                            int // per message, at most
+		denied                                int // MaxDeferrals
+	}{
+		{60, 4, 0, 1, 2, 20, 0, 3150 * time.Millisecond, 4, 0},
+		{400, 2, 0, 1, 5, 20, 0, 21 * time.Second, 4, 0},
+		{400, 8, 0, 1, 2, 20, 0, 21 * time.Second, 4, 0},
+		{400, 1, 0, 1, 5, 20, 0, 21 * time.Second, 4, 0},
+		// Those that are first of their keys may be denied any number of times here.
+		// The places of the partitions are fewer than those of the tenant.
+		{400, 20, 5, 4, 12, 20, 0, 21 * time.Second, 8, -1},
+		// Keys are slower than the limit: what is foretold of their turns is wrong.
+		{400, 2, 0, 1, 5, 1000, 10 * time.Millisecond, 4 * time.Second, 8, -1},
+		{400, 18, 0, 1, 5, 1000, 10 * time.Millisecond, 4 * time.Second, 8, -1},
+	} {
+		t.Run(fmt.Sprintf("%d places, %d keys at %d per second", tt.share, tt.keys, tt.rate), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, limits{"a": gcra.PerSecond(tt.rate).WithBurst(4)}, stream.Config[*message]{})
+				var err error
+				if s.gate, err = stream.New(stream.Config[*message]{
+					Limiter:         s.lim,
+					Tenant:          func(m *message) string { return m.Tenant },
+					OrderKey:        func(m *message) string { return m.Key },
+					Window:          37,
+					TenantWindow:    tt.share,
+					PartitionWindow: tt.partition,
+					Policy:          stream.Policy{MaxDeferrals: tt.denied},
+				}); err != nil {
+					t.Fatal(err)
+				}
+				s.broker = streamtest.NewBroker(streamtest.Config{Partitions: tt.partitions})
+				rng := rand.New(rand.NewPCG(1, 1))
+				for range tt.n {
+					key := rng.IntN(tt.keys)
+					s.broker.Publish(message{Tenant: "a", Key: fmt.Sprint(key), Partition: key % tt.partitions, Work: tt.work})
+				}
+				took := s.run()
+				h := s.broker.History()
+				s.check(h)
+				if err := h.KeyOrder(); err != nil {
+					t.Error(err)
+				}
+				if took > tt.within {
+					t.Errorf("took %v, want %v", took, tt.within)
+				}
+				if n := h.Count(streamtest.DeadLettered); n > 0 {
+					t.Errorf("%d dead letters", n)
+				}
+				if n := h.Count(streamtest.Delivered); n > tt.n*tt.deliveries {
+					t.Errorf("%d deliveries of %d messages, want %d per message at most", n, tt.n, tt.deliveries)
+				}
+			})
+		})
+	}
+}
+
+// TestFollowingIsNotCounted holds that a message may follow others of its key
+// for as long as they are away, and be deferred for it any number of times.
+func TestFollowingIsNotCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil, byKey(stream.Config[*parcel]{Policy: stream.Policy{MaxDeferrals: 1, MaxAttempts: -1}}), func(_ context.Context, p *parcel) error {
+			if p.name == "k1" {
+				return stream.RetryLater(10*time.Second, nil)
+			}
+			return nil
+		})
+		r.deliver(keyed("k1", "k", 1), keyed("k2", "k", 2))
+		r.want("0s k1 run", "0s k1 defer retry_later 10s", "0s k2 defer behind_deferred 10.001s")
+		for range 3 {
+			back := keyed("k2", "k", 2)
+			back.meta.Deferrals = 1
+			r.deliver(back)
+			r.want("0s k2 defer behind_deferred 10.001s")
+		}
+		r.end()
+	})
+}
