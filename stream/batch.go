@@ -111,7 +111,7 @@ func (g *Gate[M]) RunBatch(ctx context.Context, src Source[M], batch BatchConfig
 	if err != nil {
 		return err
 	}
-	return g.runWith(ctx, src, func(r *run[M]) func(*worker[M]) {
+	return g.runWith(ctx, src, handle == nil, func(r *run[M]) func(*worker[M]) {
 		r.batching = &batch
 		r.sched.batches = true
 		return func(w *worker[M]) { r.batchLoop(w, handle) }

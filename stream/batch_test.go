@@ -463,19 +463,20 @@ func TestInvalidBatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	source := sourceFunc(func(context.Context, stream.Intake[*parcel]) error { return nil })
+	handle := func(context.Context, []*stream.Item[*parcel]) error { return nil }
 	for want, batch := range map[string]stream.BatchConfig{
 		"BatchConfig.Size -1 is negative":                {Size: -1},
 		"BatchConfig.Linger -2s is negative":             {Linger: -2 * time.Second},
 		"BatchConfig.Size 11 is larger than Window 10":   {Size: 11, Mixed: true},
 		"BatchConfig.Size 6 is larger than TenantWindow": {Size: 6},
 	} {
-		err := gate.RunBatch(t.Context(), source, batch, nil)
+		err := gate.RunBatch(t.Context(), source, batch, handle)
 		if !errors.Is(err, stream.ErrInvalidConfig) || !strings.Contains(err.Error(), want) {
 			t.Errorf("RunBatch = %v, want %q", err, want)
 		}
 	}
 	for _, batch := range []stream.BatchConfig{{}, {Size: 5}, {Size: 10, Mixed: true}} {
-		if err := gate.RunBatch(t.Context(), source, batch, nil); err != nil {
+		if err := gate.RunBatch(t.Context(), source, batch, handle); err != nil {
 			t.Errorf("%+v: %v", batch, err)
 		}
 	}

@@ -44,7 +44,10 @@ type ChanSource[M any] struct {
 // What was parked when Run's context ended, or waits to come back, is delivered
 // by the next Run with the same source, before anything else. Only one of them
 // may go on at a time: another fails with [ErrRunning].
+//
+// FromChan panics if in is nil, which would never be closed.
 func FromChan[M any](in <-chan M, dead func(context.Context, M, Letter) error) *ChanSource[M] {
+	require("FromChan", in == nil, "in")
 	return &ChanSource[M]{in: in, dead: dead, changed: make(chan struct{}, 1)}
 }
 

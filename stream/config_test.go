@@ -67,6 +67,33 @@ func TestInvalidConfig(t *testing.T) {
 	}
 }
 
+// TestNil holds that what is missing is named where it is, and that nothing
+// starts without it.
+func TestNil(t *testing.T) {
+	gate := newScene(t, nil, stream.Config[*message]{}).gateOf(func(*parcel) string { return "a" })
+	unused := sourceFunc(func(context.Context, stream.Intake[*parcel]) error {
+		t.Error("the source was started")
+		return nil
+	})
+	for want, err := range map[string]error{
+		"Run: source":       gate.Run(t.Context(), nil, succeed),
+		"Run: handler":      gate.Run(t.Context(), unused, nil),
+		"RunBatch: source":  gate.RunBatch(t.Context(), nil, stream.BatchConfig{}, func(context.Context, []*stream.Item[*parcel]) error { return nil }),
+		"RunBatch: handler": gate.RunBatch(t.Context(), unused, stream.BatchConfig{}, nil),
+	} {
+		_, what, _ := strings.Cut(want, ": ")
+		if !errors.Is(err, stream.ErrInvalidConfig) || !strings.HasSuffix(err.Error(), "the "+what+" is nil") {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+	for want, call := range map[string]func(){
+		"stream: Join: source 1 is nil": func() { stream.Join[*parcel](unused, nil) },
+		"stream: FromChan: in is nil":   func() { stream.FromChan[int](nil, nil) },
+	} {
+		panics(t, want, call)
+	}
+}
+
 // cannotDefer is a source that cannot defer.
 type cannotDefer struct{ sourceFunc }
 
@@ -90,7 +117,7 @@ func TestCannotDefer(t *testing.T) {
 		}
 		asked := false
 		src := cannotDefer{func(context.Context, stream.Intake[*parcel]) error { asked = true; return nil }}
-		err = gate.Run(t.Context(), src, func(context.Context, *parcel) error { return nil })
+		err = gate.Run(t.Context(), src, succeed)
 		if asked != (want == "") || asked != (err == nil) || !asked && (!errors.Is(err, stream.ErrInvalidConfig) || !strings.Contains(err.Error(), want)) {
 			t.Errorf("Run = %v, source asked: %t; want %q", err, asked, want)
 		}

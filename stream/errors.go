@@ -7,9 +7,9 @@ import (
 )
 
 var (
-	// ErrInvalidConfig is returned by [New], and by Run for what does not go with
-	// the source or the batch; the error that wraps it names the field and its
-	// value.
+	// ErrInvalidConfig is returned by [New], and by Run for a source or a handler
+	// that is nil and for what does not go with the source or the batch; the error
+	// that wraps it names the field and its value.
 	ErrInvalidConfig = errors.New("stream: invalid config")
 
 	// ErrRunning is returned by Run while another Run of the same gate, or with the
@@ -43,6 +43,13 @@ var (
 	// errGoexit stands for a function of the user's that ended its goroutine.
 	errGoexit = errors.New("stream: runtime.Goexit was called")
 )
+
+// require panics if an argument of function is nil.
+func require(function string, isNil bool, argument string) {
+	if isNil {
+		panic(fmt.Sprintf("stream: %s: %s is nil", function, argument))
+	}
+}
 
 // Permanent marks a handler's error as one that no retry can mend: the message
 // becomes a dead letter at once. Permanent(nil) is nil.

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"fmt"
 	"sync"
 )
 
@@ -56,17 +57,24 @@ func New[M any](cfg Config[M]) (*Gate[M], error) {
 // Run returns nil after an orderly end, an error that wraps the source's if it
 // failed, [ErrDrainTimeout] if the drain was not finished in time, both if both
 // happened, [ErrRunning] at once while another Run goes on, and an error that
-// wraps [ErrInvalidConfig] for a policy that the source cannot follow, see
-// [Deferrer]. It may be called again after it has returned; the gate's totals go
+// wraps [ErrInvalidConfig] if src or handle is nil, or for a policy that the
+// source cannot follow, see [Deferrer]. It may be called again after it has returned; the gate's totals go
 // on counting, and everything else starts afresh.
 func (g *Gate[M]) Run(ctx context.Context, src Source[M], handle Handler[M]) error {
-	return g.runWith(ctx, src, func(r *run[M]) func(*worker[M]) {
+	return g.runWith(ctx, src, handle == nil, func(r *run[M]) func(*worker[M]) {
 		return func(w *worker[M]) { r.loop(w, handle) }
 	})
 }
 
-// runWith is Run with workers whose life is what prepare returns.
-func (g *Gate[M]) runWith(ctx context.Context, src Source[M], prepare func(*run[M]) func(*worker[M])) error {
+// runWith is Run with workers whose life is what prepare returns, unless there is
+// no handler for them.
+func (g *Gate[M]) runWith(ctx context.Context, src Source[M], noHandler bool, prepare func(*run[M]) func(*worker[M])) error {
+	switch {
+	case src == nil:
+		return fmt.Errorf("%w: the source is nil", ErrInvalidConfig)
+	case noHandler:
+		return fmt.Errorf("%w: the handler is nil", ErrInvalidConfig)
+	}
 	defers := true
 	if s, ok := src.(Deferrer); ok && !s.CanDefer() {
 		defers = false

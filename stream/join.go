@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -13,7 +14,14 @@ import (
 // It is exhausted when all of them are. When one fails the others are told to
 // stop, what they have delivered is processed, and then its Run returns that
 // error. It can defer if all of them can.
-func Join[M any](sources ...Source[M]) Source[M] { return joined[M](sources) }
+//
+// Join panics if one of them is nil.
+func Join[M any](sources ...Source[M]) Source[M] {
+	for i, src := range sources {
+		require("Join", src == nil, fmt.Sprintf("source %d", i))
+	}
+	return joined[M](slices.Clone(sources))
+}
 
 type joined[M any] []Source[M]
 

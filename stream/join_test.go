@@ -68,7 +68,7 @@ func TestJoinOfOneThatFails(t *testing.T) {
 		gone := errors.New("gone")
 		parcels := named("a", 3)
 		err := r.gate.Run(t.Context(), stream.Join[*parcel](supply(r, gone, parcels[0]), supply(r, nil, parcels[1:]...)),
-			func(context.Context, *parcel) error { return nil })
+			succeed)
 		if !errors.Is(err, gone) || errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
@@ -85,7 +85,7 @@ func TestJoinOfOneWhoseContextEnded(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{}, nil)
 		r.end()
 		for _, fail := range []error{context.Canceled, context.DeadlineExceeded} {
-			err := r.gate.Run(t.Context(), stream.Join[*parcel](supply(r, fail), supply(r, nil)), func(context.Context, *parcel) error { return nil })
+			err := r.gate.Run(t.Context(), stream.Join[*parcel](supply(r, fail), supply(r, nil)), succeed)
 			if !errors.Is(err, fail) {
 				t.Errorf("Run = %v, want %v", err, fail)
 			}

@@ -121,7 +121,7 @@ func TestFiniteSource(t *testing.T) {
 				}
 			}
 			return nil
-		}), func(context.Context, *parcel) error { return nil })
+		}), succeed)
 		if err != nil || time.Since(begin) != 3*time.Second {
 			t.Errorf("Run = %v after %v, want nil after 3s", err, time.Since(begin))
 		}
@@ -163,7 +163,7 @@ func TestSourceErrorAtTheEnd(t *testing.T) {
 			err := gate.Run(ctx, sourceFunc(func(ctx context.Context, in stream.Intake[*parcel]) error {
 				<-ctx.Done()
 				return given
-			}), nil)
+			}), succeed)
 			if !errors.Is(err, want) || (want == nil) != (err == nil) {
 				t.Errorf("source returns %v: Run = %v", given, err)
 			}
@@ -174,7 +174,7 @@ func TestSourceErrorAtTheEnd(t *testing.T) {
 func TestRunTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{}, nil)
-		if err := r.gate.Run(t.Context(), nil, nil); !errors.Is(err, stream.ErrRunning) {
+		if err := r.gate.Run(t.Context(), supply(r, nil), succeed); !errors.Is(err, stream.ErrRunning) {
 			t.Errorf("second Run = %v", err)
 		}
 		r.deliver(named("a", 2)...)
@@ -186,7 +186,7 @@ func TestRunTwice(t *testing.T) {
 			p := &parcel{name: "x", tenant: "a", rig: r}
 			defer cancel()
 			return in.Deliver(ctx, p)
-		}), func(context.Context, *parcel) error { return nil })
+		}), succeed)
 		if s := r.gate.Stats(); err != nil || s.Processed+s.Released != 3 {
 			t.Errorf("Run = %v, Stats = %+v", err, s)
 		}
@@ -358,7 +358,7 @@ func TestSourceFailsWhileAsking(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 			return failure
-		}), nil)
+		}), succeed)
 		if !errors.Is(err, failure) || time.Since(r.begin) != time.Second {
 			t.Errorf("Run = %v after %v", err, time.Since(r.begin))
 		}
@@ -455,7 +455,7 @@ func TestStatsWhileStarting(t *testing.T) {
 				gate.TenantStats("a")
 			}
 		}()
-		if err := gate.Run(t.Context(), sourceFunc(func(context.Context, stream.Intake[*parcel]) error { return nil }), nil); err != nil {
+		if err := gate.Run(t.Context(), sourceFunc(func(context.Context, stream.Intake[*parcel]) error { return nil }), succeed); err != nil {
 			t.Fatal(err)
 		}
 		<-ended

@@ -88,12 +88,15 @@ type rig struct {
 // limits is a limit for each tenant; others have none.
 type limits map[string]gcra.Limit
 
+// succeed is a handler.
+func succeed(context.Context, *parcel) error { return nil }
+
 // start runs a gate in the test's bubble. What cfg lacks is filled in, and
 // handle defaults to success.
 func start(t *testing.T, l limits, cfg stream.Config[*parcel], handle stream.Handler[*parcel]) *rig {
 	t.Helper()
 	if handle == nil {
-		handle = func(context.Context, *parcel) error { return nil }
+		handle = succeed
 	}
 	return startWith(t, l, cfg, func(ctx context.Context, r *rig, src sourceFunc) error {
 		return r.gate.Run(ctx, src, func(ctx context.Context, p *parcel) error {
@@ -230,6 +233,18 @@ func (r *rig) compare(got, want []string) {
 	if !slices.Equal(got, want) {
 		r.t.Errorf("\ngot  %q\nwant %q", got, want)
 	}
+}
+
+// panics fails the test unless call panics with want.
+func panics(t *testing.T, want string, call func()) {
+	t.Helper()
+	defer func() {
+		t.Helper()
+		if v := recover(); v != want {
+			t.Errorf("panic %v, want %q", v, want)
+		}
+	}()
+	call()
 }
 
 // named returns n parcels of a tenant, named with a number.

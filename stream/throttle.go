@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"iter"
+	"runtime"
 	"sync"
 	"time"
 
@@ -31,14 +32,10 @@ const maxThrottled = 1024
 // which is all that a Throttle has: a limiter that blocks holds up all keys. For
 // policies, fair shares and several workers see [Gate] and [FromChan].
 //
-// Throttle panics if limiter or key is nil.
+// Throttle panics if in, limiter or key is nil.
 func Throttle[M any, K comparable](ctx context.Context, in <-chan M, limiter flux.Checker[K], key func(M) K) <-chan M {
-	if limiter == nil {
-		panic("stream: Throttle: limiter is nil")
-	}
-	if key == nil {
-		panic("stream: Throttle: key is nil")
-	}
+	require("Throttle", in == nil, "in")
+	requireLimit("Throttle", limiter, key)
 	t := &throttle[M, K]{
 		limiter: limiter, key: key, base: time.Now(),
 		in: in, out: make(chan M), keys: make(map[K]*throttled[M, K]),
@@ -51,23 +48,31 @@ func Throttle[M any, K comparable](ctx context.Context, in <-chan M, limiter flu
 // ThrottleSeq is [Throttle] for iterators. Each use of the iterator that it
 // returns ranges over seq anew, in a goroutine of its own, which has ended when
 // the loop over it has: a loop that is left early waits for seq to yield once
-// more, or to end. A panic of seq goes on in the loop.
+// more, or to end. A panic of seq goes on in the loop, and so does its
+// [runtime.Goexit].
+//
+// ThrottleSeq panics if seq, limiter or key is nil.
 func ThrottleSeq[M any, K comparable](ctx context.Context, seq iter.Seq[M], limiter flux.Checker[K], key func(M) K) iter.Seq[M] {
+	require("ThrottleSeq", seq == nil, "seq")
+	requireLimit("ThrottleSeq", limiter, key)
 	return func(yield func(M) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		in := make(chan M)
+		returned := false
 		var panicked any
 		var feeding sync.WaitGroup
 		feeding.Go(func() {
 			defer close(in)
 			defer func() { panicked = recover() }()
-			for m := range seq {
+			seq(func(m M) bool {
 				select {
 				case in <- m:
+					return true
 				case <-ctx.Done():
-					return
+					return false
 				}
-			}
+			})
+			returned = true
 		})
 		out := Throttle(ctx, in, limiter, key)
 		defer func() {
@@ -76,8 +81,11 @@ func ThrottleSeq[M any, K comparable](ctx context.Context, seq iter.Seq[M], limi
 				continue // it is closed soon
 			}
 			feeding.Wait()
-			if panicked != nil {
+			switch {
+			case panicked != nil:
 				panic(panicked)
+			case !returned:
+				runtime.Goexit()
 			}
 		}()
 		for m := range out {
@@ -86,6 +94,13 @@ func ThrottleSeq[M any, K comparable](ctx context.Context, seq iter.Seq[M], limi
 			}
 		}
 	}
+}
+
+// requireLimit panics if one of what the limit of function is made of is nil.
+func requireLimit[M any, K comparable](function string, limiter flux.Checker[K], key func(M) K) {
+	local, ok := limiter.(*flux.Limiter[K])
+	require(function, limiter == nil || ok && local == nil, "limiter")
+	require(function, key == nil, "key")
 }
 
 // throttle is a Throttle at work. Its goroutine has it to itself.

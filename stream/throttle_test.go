@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -239,18 +240,16 @@ func TestThrottleRaise(t *testing.T) {
 
 func TestThrottleNil(t *testing.T) {
 	lim := throttleLimiter(t, nil)
+	in, seq := make(chan string), slices.Values([]string{"a"})
 	for want, call := range map[string]func(){
-		"stream: Throttle: limiter is nil": func() { stream.Throttle(t.Context(), nil, nil, firstLetter) },
-		"stream: Throttle: key is nil":     func() { stream.Throttle[string, string](t.Context(), nil, lim, nil) },
+		"stream: Throttle: in is nil":         func() { stream.Throttle(t.Context(), nil, lim, firstLetter) },
+		"stream: Throttle: limiter is nil":    func() { stream.Throttle(t.Context(), in, nil, firstLetter) },
+		"stream: Throttle: key is nil":        func() { stream.Throttle[string, string](t.Context(), in, lim, nil) },
+		"stream: ThrottleSeq: seq is nil":     func() { stream.ThrottleSeq(t.Context(), nil, lim, firstLetter) },
+		"stream: ThrottleSeq: limiter is nil": func() { stream.ThrottleSeq(t.Context(), seq, (*flux.Limiter[string])(nil), firstLetter) },
+		"stream: ThrottleSeq: key is nil":     func() { stream.ThrottleSeq[string, string](t.Context(), seq, lim, nil) },
 	} {
-		func() {
-			defer func() {
-				if v := recover(); v != want {
-					t.Errorf("panic %v, want %q", v, want)
-				}
-			}()
-			call()
-		}()
+		panics(t, want, call)
 	}
 }
 
@@ -314,5 +313,29 @@ func TestThrottleSeqPanic(t *testing.T) {
 			n++
 		}
 		t.Errorf("the loop ended after %d", n)
+	})
+}
+
+// TestThrottleSeqGoexit holds that an iterator that ends its goroutine, as one
+// that fails a test does, ends that of the loop instead of looking exhausted.
+func TestThrottleSeqGoexit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := iter.Seq[string](func(yield func(string) bool) {
+			yield("a1")
+			runtime.Goexit()
+		})
+		n, left := 0, false
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			for range stream.ThrottleSeq(t.Context(), broken, throttleLimiter(t, nil), firstLetter) {
+				n++
+			}
+			left = true
+		}()
+		<-ended
+		if n != 1 || left {
+			t.Errorf("%d came, the loop was left: %t", n, left)
+		}
 	})
 }
