@@ -24,7 +24,7 @@ import (
 	"github.com/fluxlimiter/flux/stream"
 )
 
-var seeds = flag.Int("soak.seeds", 20, "seeds per soak")
+var seeds = flag.Int("soak.seeds", 4, "seeds per soak")
 
 // A seed narrows a failure down; it does not replay it, as goroutines are
 // scheduled anew each time.

@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	soakSeeds = flag.Int("soak.seeds", 100, "how many seeds the soak through the gate runs")
+	soakSeeds = flag.Int("soak.seeds", 10, "how many seeds the soak through the gate runs")
 	soakFirst = flag.Uint64("soak.first", 1, "first seed of the soak through the gate")
 )
 
