@@ -7,7 +7,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"sync"
+	"strings"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -75,22 +75,16 @@ func tenantOf(m *kafka.Message) string {
 	return ""
 }
 
-// run makes the topic, publishes for all tenants and prints what they get.
-func run(ctx context.Context, cfg config) error {
+// demo makes the topic, publishes for all tenants and prints what they get.
+func demo(ctx context.Context, cfg config) error {
 	if cfg.dialer == nil {
 		cfg.dialer = &kafka.Dialer{Timeout: 10 * time.Second}
 	}
 	transport := &kafka.Transport{Dial: cfg.dialer.DialFunc}
 	defer transport.CloseIdleConnections()
 	client := &kafka.Client{Addr: kafka.TCP(cfg.brokers...), Transport: transport, Timeout: 10 * time.Second}
-	made, err := client.CreateTopics(ctx, &kafka.CreateTopicsRequest{
-		Topics: []kafka.TopicConfig{{Topic: cfg.topic, NumPartitions: partitions, ReplicationFactor: -1}},
-	})
-	if err == nil {
-		err = made.Errors[cfg.topic]
-	}
-	if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
-		return fmt.Errorf("making topic %q: %w", cfg.topic, err)
+	if err := makeTopic(ctx, client, cfg); err != nil {
+		return err
 	}
 	writer := &kafka.Writer{
 		Addr: client.Addr, Topic: cfg.topic, Transport: transport, Balancer: &kafka.Hash{},
@@ -105,11 +99,30 @@ func run(ctx context.Context, cfg config) error {
 	group.Go(func() error { return publish(ctx, writer) })
 	group.Go(func() error { return board.print(ctx) })
 	group.Go(func() error {
-		return throttle(ctx, cfg, stream.Hooks{Settled: board.settled}, func(context.Context, *kafka.Message) error { return nil })
+		return throttle(ctx, cfg, stream.Hooks{Admitted: board.admitted, Settled: board.settled}, func(context.Context, *kafka.Message) error { return nil })
 	})
-	err = group.Wait()
-	board.line()
-	return err
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return board.final(gcra.PerSecond(cfg.rate))
+}
+
+// makeTopic makes the topic if it is not there.
+func makeTopic(ctx context.Context, client *kafka.Client, cfg config) error {
+	// Asked first, as what is wrong with a connection is better said by this.
+	if _, err := client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{cfg.topic}}); err != nil {
+		return fmt.Errorf("-brokers %s: %w", strings.Join(cfg.brokers, ","), err)
+	}
+	made, err := client.CreateTopics(ctx, &kafka.CreateTopicsRequest{
+		Topics: []kafka.TopicConfig{{Topic: cfg.topic, NumPartitions: partitions, ReplicationFactor: -1}},
+	})
+	if err == nil {
+		err = made.Errors[cfg.topic]
+	}
+	if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
+		return fmt.Errorf("-topic %q: cannot make it: %w", cfg.topic, err)
+	}
+	return nil
 }
 
 // publish publishes what the tenants send, ten times a second.
@@ -135,70 +148,4 @@ func publish(ctx context.Context, w *kafka.Writer) error {
 			return nil
 		}
 	}
-}
-
-// board counts what becomes of the messages and prints it once a second.
-type board struct {
-	out io.Writer
-
-	mu    sync.Mutex
-	shown map[string]*figures
-}
-
-type figures struct {
-	processed, deferred int
-	dwell               []time.Duration // of those processed since the last line
-}
-
-func newBoard(out io.Writer) *board {
-	b := &board{out: out, shown: make(map[string]*figures)}
-	for _, t := range tenants {
-		b.shown[t.name] = &figures{}
-	}
-	return b
-}
-
-func (b *board) settled(info stream.Info, outcome stream.Outcome, _ stream.Reason) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	f := b.shown[info.Tenant]
-	switch {
-	case f == nil:
-	case outcome == stream.Process:
-		f.processed++
-		f.dwell = append(f.dwell, time.Since(info.Published))
-	case outcome == stream.Defer:
-		f.deferred++
-	}
-}
-
-func (b *board) print(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			b.line()
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// line prints, for each tenant, how many of its messages were processed and
-// deferred in all, and the median time from publication of the latest.
-func (b *board) line() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, t := range tenants {
-		f := b.shown[t.name]
-		median := "-"
-		if n := len(f.dwell); n > 0 {
-			slices.Sort(f.dwell)
-			median = f.dwell[n/2].Round(time.Millisecond).String()
-		}
-		_, _ = fmt.Fprintf(b.out, "%s: %5d processed %5d deferred %7s   ", t.name, f.processed, f.deferred, median)
-		f.dwell = f.dwell[:0]
-	}
-	_, _ = fmt.Fprintln(b.out)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -10,6 +11,10 @@ import (
 
 	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/fluxlimiter/flux/examples/internal/program"
+	"github.com/fluxlimiter/flux/gcra"
+	"github.com/fluxlimiter/flux/stream"
 )
 
 // The flood is held to the limit and mostly deferred, the others get all of
@@ -23,27 +28,88 @@ func TestDemo(t *testing.T) {
 		}
 		defer cluster.Close()
 		var out bytes.Buffer
-		err = run(t.Context(), config{
+		err = demo(t.Context(), config{
 			brokers: cluster.ListenAddrs(), dialer: &kafka.Dialer{DialFunc: net.DialContext, Timeout: time.Second},
 			topic: "t", group: "g", rate: 50, duration: 20 * time.Second, out: &out,
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-		last := strings.Join(strings.Fields(lines[len(lines)-1]), " ")
-		t.Log(last)
-		var acme, bolt, cara [2]int
-		var dwell string
-		if _, err := fmt.Sscanf(last, "acme: %d processed %d deferred %s bolt: %d processed %d deferred %s cara: %d processed %d deferred",
-			&acme[0], &acme[1], &dwell, &bolt[0], &bolt[1], &dwell, &cara[0], &cara[1]); err != nil {
-			t.Fatalf("%v in %q", err, last)
+		// A row of the table: processed, deferred, and the median age.
+		row := func(tenant string) (processed, deferred int) {
+			for line := range strings.Lines(out.String()) {
+				var age string
+				if _, err := fmt.Sscanf(strings.TrimSpace(line), tenant+" %d %d %s", &processed, &deferred, &age); err == nil {
+					return processed, deferred
+				}
+			}
+			t.Fatalf("no %s in\n%s", tenant, out.String())
+			return 0, 0
 		}
-		if acme[0] < 50*15 || acme[0] > 50*21 || acme[1] == 0 {
-			t.Errorf("of the flood %d were processed and %d deferred", acme[0], acme[1])
+		if n, deferred := row("acme"); n < 50*15 || n > 50*21 || deferred == 0 {
+			t.Errorf("of the flood %d were processed and %d deferred", n, deferred)
 		}
-		if bolt[0] < 20*18 || bolt[1] > 0 || cara[0] < 10*18 || cara[1] > 0 {
-			t.Errorf("of the others %v and %v were processed and deferred", bolt, cara)
+		for tenant, rate := range map[string]int{"bolt": 20, "cara": 10} {
+			if n, deferred := row(tenant); n < rate*18 || deferred > 0 {
+				t.Errorf("of %s %d were processed and %d deferred", tenant, n, deferred)
+			}
+		}
+		if want := "In 20s the limit, 50/1s burst 50, allows 1050 of each tenant's.\n"; !strings.HasSuffix(out.String(), want) {
+			t.Errorf("the output does not end with %q:\n%s", want, out.String())
 		}
 	})
+}
+
+// A limit that was not kept is noticed.
+func TestFinal(t *testing.T) {
+	b := newBoard(io.Discard)
+	b.start = time.Now().Add(-time.Second)
+	limit := gcra.PerHour(1).WithBurst(2)
+	for range 2 {
+		b.admitted(stream.Info{Tenant: "bolt"})
+	}
+	b.admitted(stream.Info{Tenant: "of somebody else"})
+	if err := b.final(limit); err != nil {
+		t.Error(err)
+	}
+	b.admitted(stream.Info{Tenant: "bolt"})
+	if err := b.final(limit); err == nil || !strings.Contains(err.Error(), "bolt: 3 admitted, the limit allows 2") {
+		t.Error(err)
+	}
+}
+
+func TestRefusedCommandLines(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"-rate", "0"}, 2, "-rate 0: "},
+		{[]string{"-rate", "-1"}, 2, "-rate -1: "},
+		{[]string{"-rate", "1e3"}, 2, `"1e3" for flag -rate`},
+		{[]string{"-duration", "0"}, 2, "-duration 0s: "},
+		{[]string{"-duration", "2h"}, 2, "-duration 2h0m0s: "},
+		{[]string{"-topic", ""}, 2, `-topic "": `},
+		{[]string{"-group", ""}, 2, `-group "": `},
+		{[]string{"-brokers", ""}, 2, `"" for flag -brokers`},
+		{[]string{"-brokers", "a:1,,b:1"}, 2, `"a:1,,b:1" for flag -brokers`},
+		{[]string{"-fast"}, 2, "-fast"},
+		{[]string{"now"}, 2, `"now"`},
+		{[]string{"-brokers", "127.0.0.1:1"}, 1, "-brokers 127.0.0.1:1: "},
+		{[]string{"redrive"}, 2, `-from "": `},
+		{[]string{"redrive", "-from", "dlq", "-rate", "0"}, 2, "-rate 0: "},
+		{[]string{"redrive", "-from", "dlq", "-key", "("}, 2, `"(" for flag -key`},
+		{[]string{"redrive", "-from", "dlq", "more"}, 2, `"more"`},
+		{[]string{"redrive", "-from", "dlq", "-brokers", "127.0.0.1:1"}, 1, "-brokers 127.0.0.1:1: "},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := program.Run(t.Context(), "kafka", run, tt.args, &stdout, &stderr)
+		if said := stderr.String(); code != tt.code || !strings.Contains(said, tt.want) || strings.Count(said, "\n") != 1 || stdout.Len() > 0 {
+			t.Errorf("%q: exit code %d, stderr %q, stdout %q", tt.args, code, said, stdout.String())
+		}
+	}
+	var help bytes.Buffer
+	if code := program.Run(t.Context(), "kafka", run, []string{"redrive", "-h"}, &help, io.Discard); code != 0 || !strings.Contains(help.String(), "-dry-run") {
+		t.Errorf("exit code %d, help\n%s", code, help.String())
+	}
 }

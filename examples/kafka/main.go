@@ -5,9 +5,9 @@
 //	go run ./examples/kafka
 //
 // A Kafka made for tests runs inside the process; with -brokers it is a real
-// one, where the program makes the topic, its lanes and its dead letters. The
-// wiring is the function throttle; the rest makes the load and prints what
-// happens.
+// one, where the program makes the topic, its lanes and its dead letters, and
+// leaves them. The wiring is the function throttle; the rest makes the load and
+// prints what happens.
 //
 // With redrive as its first argument it publishes the dead letters of a topic to
 // where they came from, once whatever killed them is mended:
@@ -21,72 +21,108 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
-	"fmt"
-	"os"
-	"os/signal"
+	"io"
 	"regexp"
 	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/fluxlimiter/flux/examples/internal/program"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	command, args := demo, os.Args[1:]
-	if len(args) > 0 && args[0] == "redrive" {
-		command, args = redriveCommand, args[1:]
-	}
-	if err := command(ctx, args); err != nil {
-		fmt.Fprintln(os.Stderr, "kafka:", err)
-		os.Exit(1)
-	}
-}
+func main() { program.Main("kafka", run) }
 
-func demo(ctx context.Context, args []string) error {
-	var cfg config
-	flags := flag.NewFlagSet("kafka", flag.ExitOnError)
-	brokers := flags.String("brokers", "", "addresses of a Kafka cluster, with commas between (default: one inside the process)")
-	flags.StringVar(&cfg.topic, "topic", "flux-example", "topic to make, publish to and consume")
-	flags.StringVar(&cfg.group, "group", "flux-example", "consumer group")
-	flags.Int64Var(&cfg.rate, "rate", 50, "messages a second that each tenant may have processed")
-	flags.DurationVar(&cfg.duration, "duration", 15*time.Second, "how long to run")
-	_ = flags.Parse(args) // it exits when it fails
-	cfg.out = os.Stdout
-	if *brokers != "" {
-		cfg.brokers = strings.Split(*brokers, ",")
-		return run(ctx, cfg)
+// run is the whole program.
+func run(ctx context.Context, args []string, stdout, _ io.Writer) error {
+	if len(args) > 0 && args[0] == "redrive" {
+		cfg, err := parseRedrive(args[1:], stdout)
+		if err != nil {
+			return err
+		}
+		_, err = redrive(ctx, cfg)
+		return err
 	}
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	cfg, err := parseDemo(args, stdout)
 	if err != nil {
 		return err
 	}
-	defer cluster.Close()
-	cfg.brokers = cluster.ListenAddrs()
-	return run(ctx, cfg)
+	if cfg.brokers == nil {
+		cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+		if err != nil {
+			return err
+		}
+		defer cluster.Close()
+		cfg.brokers = cluster.ListenAddrs()
+	}
+	return demo(ctx, cfg)
 }
 
-func redriveCommand(ctx context.Context, args []string) error {
-	var cfg redriveConfig
-	flags := flag.NewFlagSet("kafka redrive", flag.ExitOnError)
-	brokers := flags.String("brokers", "localhost:9092", "addresses of the cluster, with commas between")
-	flags.StringVar(&cfg.from, "from", "", "dead-letter topic to read")
-	flags.StringVar(&cfg.group, "group", "", "consumer group that remembers what is done (default: the topic and \".redrive\")")
-	flags.Int64Var(&cfg.rate, "rate", 100, "dead letters to publish in a second")
-	flags.StringVar(&cfg.tenant, "tenant", "", "only those of this tenant")
-	flags.StringVar(&cfg.reason, "reason", "", "only those that died for this reason, as in max_attempts")
-	key := flags.String("key", "", "only those whose key matches this pattern")
-	flags.BoolVar(&cfg.dryRun, "dry-run", false, "publish nothing, and remember nothing")
-	_ = flags.Parse(args) // it exits when it fails
-	cfg.brokers, cfg.out = strings.Split(*brokers, ","), os.Stdout
-	if *key != "" {
-		var err error
-		if cfg.key, err = regexp.Compile(*key); err != nil {
-			return fmt.Errorf("-key: %w", err)
-		}
+func parseDemo(args []string, stdout io.Writer) (config, error) {
+	cfg := config{out: stdout}
+	flags := flag.NewFlagSet("kafka", flag.ContinueOnError)
+	brokersFlag(flags, "use the Kafka cluster at these `addresses`, with commas between, instead of one inside this process", &cfg.brokers)
+	flags.StringVar(&cfg.topic, "topic", "flux-example", "the `topic` to make, publish to and consume")
+	flags.StringVar(&cfg.group, "group", "flux-example", "the consumer `group`")
+	flags.Int64Var(&cfg.rate, "rate", 50, "messages a second that each tenant may have processed, 1 to 1000000")
+	flags.DurationVar(&cfg.duration, "duration", 15*time.Second, "how long to run, 1s to 1h")
+	err := program.Parse(flags, "Shows flux throttling a Kafka topic per tenant. \"kafka redrive -h\" says how to publish dead letters again.", args, stdout)
+	switch {
+	case err != nil:
+		return cfg, err
+	case cfg.topic == "":
+		return cfg, program.Usagef("-topic %q: want the name of a topic", cfg.topic)
+	case cfg.group == "":
+		return cfg, program.Usagef("-group %q: want the name of a consumer group", cfg.group)
+	case cfg.duration < time.Second || cfg.duration > time.Hour:
+		return cfg, program.Usagef("-duration %v: want a time from 1s to 1h", cfg.duration)
 	}
-	_, err := redrive(ctx, cfg)
-	return err
+	return cfg, checkRate(cfg.rate)
+}
+
+func parseRedrive(args []string, stdout io.Writer) (redriveConfig, error) {
+	cfg := redriveConfig{brokers: []string{"localhost:9092"}, out: stdout}
+	flags := flag.NewFlagSet("kafka redrive", flag.ContinueOnError)
+	brokersFlag(flags, "the `addresses` of the cluster, with commas between (default localhost:9092)", &cfg.brokers)
+	flags.StringVar(&cfg.from, "from", "", "the dead-letter `topic` to read")
+	flags.StringVar(&cfg.group, "group", "", "the consumer `group` that remembers what is done (default: the topic and \".redrive\")")
+	flags.Int64Var(&cfg.rate, "rate", 100, "dead letters to publish in a second, 1 to 1000000")
+	flags.StringVar(&cfg.tenant, "tenant", "", "only those of this `tenant`")
+	flags.StringVar(&cfg.reason, "reason", "", "only those that died for this `reason`, as in max_attempts")
+	flags.Func("key", "only those whose key matches this regular `expression`", func(s string) (err error) {
+		cfg.key, err = regexp.Compile(s)
+		return err
+	})
+	flags.BoolVar(&cfg.dryRun, "dry-run", false, "publish nothing, and remember nothing")
+	err := program.Parse(flags, "Publishes the dead letters of a Kafka topic to where they came from.", args, stdout)
+	switch {
+	case err != nil:
+		return cfg, err
+	case cfg.from == "":
+		return cfg, program.Usagef("-from %q: want the name of a dead-letter topic", cfg.from)
+	}
+	return cfg, checkRate(cfg.rate)
+}
+
+// brokersFlag adds the flag -brokers, which says where the cluster is.
+func brokersFlag(flags *flag.FlagSet, usage string, brokers *[]string) {
+	flags.Func("brokers", usage, func(s string) error {
+		*brokers = nil
+		for address := range strings.SplitSeq(s, ",") {
+			if address = strings.TrimSpace(address); address == "" {
+				return errors.New("want addresses such as localhost:9092")
+			}
+			*brokers = append(*brokers, address)
+		}
+		return nil
+	})
+}
+
+func checkRate(rate int64) error {
+	if rate < 1 || rate > 1e6 {
+		return program.Usagef("-rate %d: want a number from 1 to 1000000", rate)
+	}
+	return nil
 }

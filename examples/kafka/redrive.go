@@ -56,9 +56,6 @@ type driver struct {
 // redrive publishes those dead letters that are there now and that the config's
 // filter lets through. Run one at a time for each group.
 func redrive(ctx context.Context, cfg redriveConfig) (result, error) {
-	if cfg.from == "" {
-		return result{}, errors.New("say with -from which dead letters to read")
-	}
 	if cfg.group == "" {
 		cfg.group = cfg.from + ".redrive"
 	}
@@ -67,7 +64,7 @@ func redrive(ctx context.Context, cfg redriveConfig) (result, error) {
 	}
 	limiter, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(cfg.rate).WithBurst(batchSize)})
 	if err != nil {
-		return result{}, fmt.Errorf("-rate: %w", err)
+		return result{}, fmt.Errorf("-rate %d: %w", cfg.rate, err)
 	}
 	transport := &kafka.Transport{Dial: cfg.dialer.DialFunc, TLS: cfg.dialer.TLS, SASL: cfg.dialer.SASLMechanism}
 	defer transport.CloseIdleConnections()
@@ -89,22 +86,22 @@ func redrive(ctx context.Context, cfg redriveConfig) (result, error) {
 		d.total += to[p] - from[p]
 	}
 	for p := range to {
-		if err := d.partition(ctx, p, from[p], to[p]); err != nil {
-			return d.done, err
+		if err = d.partition(ctx, p, from[p], to[p]); err != nil {
+			break
 		}
 	}
 	d.tell()
-	return d.done, nil
+	return d.done, err
 }
 
 // bounds returns where to begin and to end in each partition.
 func (d *driver) bounds(ctx context.Context) (from, to []int64, err error) {
 	meta, err := d.client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{d.from}})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("-brokers %s: %w", strings.Join(d.brokers, ","), err)
 	}
 	if len(meta.Topics) != 1 || meta.Topics[0].Error != nil {
-		return nil, nil, fmt.Errorf("there is no topic %q", d.from)
+		return nil, nil, fmt.Errorf("-from %q: there is no such topic at %s", d.from, strings.Join(d.brokers, ","))
 	}
 	n := len(meta.Topics[0].Partitions)
 	ids, requests := make([]int, n), make([]kafka.OffsetRequest, 0, 2*n)

@@ -217,7 +217,6 @@ func TestRedriveRefuses(t *testing.T) {
 		g := newGraveyard(t)
 		defer g.close()
 		for name, change := range map[string]func(*redriveConfig){
-			"-from":  func(c *redriveConfig) { c.from = "" },
 			"-rate":  func(c *redriveConfig) { c.rate = 0 },
 			`"nope"`: func(c *redriveConfig) { c.from = "nope" },
 		} {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fluxlimiter/flux/consumers/fluxnats"
+	"github.com/fluxlimiter/flux/examples/internal/natsnode"
 )
 
 // demo runs the workload through flux until it is over or ctx ends, and shows
@@ -19,12 +20,12 @@ func demo(ctx context.Context, o options, stdout, stderr io.Writer) (_ report, e
 	// has ended: every step has a time limit of its own.
 	lasting := context.WithoutCancel(ctx)
 
-	b, err := connect(ctx, o.natsURL)
+	node, err := natsnode.Open(ctx, o.natsURL, "quickstart", true)
 	if err != nil {
 		return report{}, err
 	}
-	defer func() { err = errors.Join(err, b.close()) }()
-	q, err := openQueue(ctx, b)
+	defer func() { err = errors.Join(err, node.Close()) }()
+	q, err := openQueue(ctx, node)
 	if err != nil {
 		return report{}, err
 	}

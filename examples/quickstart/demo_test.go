@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server/ats"
+
+	"github.com/fluxlimiter/flux/examples/internal/program"
 )
 
 // TestMain starts the one thing of the NATS server that all servers of a process
@@ -24,6 +26,11 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	ats.Unregister()
 	os.Exit(code)
+}
+
+// exitCode runs the program and returns its exit code.
+func exitCode(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	return program.Run(ctx, "quickstart", run, args, stdout, stderr)
 }
 
 // freshTimers prepares a test for virtual time. The NATS client keeps timers in
@@ -72,7 +79,7 @@ func runVirtually(t *testing.T, stopAfter time.Duration, args string) (stdout st
 			defer cancel()
 		}
 		var out, errs bytes.Buffer
-		if code := run(ctx, strings.Fields(args), &out, &errs); code != 0 || errs.Len() > 0 {
+		if code := exitCode(ctx, strings.Fields(args), &out, &errs); code != 0 || errs.Len() > 0 {
 			t.Errorf("exit code %d, stderr %q, stdout\n%s", code, errs.String(), out.String())
 		}
 		stdout = out.String()
@@ -189,8 +196,8 @@ func TestSeeds(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if !r.ok() {
-					t.Errorf("unaccounted %d, excess %v", r.unaccounted, total(r.tenants).MaxRateExcess)
+				if err := r.check(); err != nil {
+					t.Error(err)
 				}
 				if got := r.tenants[0].Processed; got < 78 || got > 80 {
 					t.Errorf("the noisy tenant had %d processed, want 80", got)
@@ -239,7 +246,7 @@ func TestReaderGoesAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var errs bytes.Buffer
-		if code := run(t.Context(), nil, &brokenPipe{left: 2}, &errs); code != 1 {
+		if code := exitCode(t.Context(), nil, &brokenPipe{left: 2}, &errs); code != 1 {
 			t.Errorf("exit code %d", code)
 		}
 		wantOneLine(t, errs.String(), io.ErrClosedPipe.Error())

@@ -1,13 +1,12 @@
 package main
 
 import (
-	"errors"
 	"flag"
-	"fmt"
 	"io"
-	"strings"
 	"time"
 
+	"github.com/fluxlimiter/flux/examples/internal/natsnode"
+	"github.com/fluxlimiter/flux/examples/internal/program"
 	"github.com/fluxlimiter/flux/gcra"
 )
 
@@ -25,14 +24,12 @@ type options struct {
 	seed  uint64     // of the workload: the same on every run, so that runs compare
 }
 
-// parseFlags reads the command line. It returns [flag.ErrHelp] after it printed
-// the help that was asked for to help, and otherwise an error of one line that
-// names the flag and its value.
+// parseFlags reads the command line: see [program.Parse]. Its errors name the flag
+// and its value.
 func parseFlags(args []string, help io.Writer) (options, error) {
 	o := options{seed: 1}
 	fs := flag.NewFlagSet("quickstart", flag.ContinueOnError)
-	fs.SetOutput(io.Discard) // whoever called reports the error, once
-	fs.StringVar(&o.natsURL, "nats", "", "use the NATS server at `URL`, with JetStream on, instead of one inside this process")
+	natsnode.Flag(fs, &o.natsURL)
 	fs.IntVar(&o.tenants, "tenants", 8, "how many tenants send messages, 1 to 1000; one of them is the noisy one")
 	fs.Float64Var(&o.rate, "rate", 20, "each tenant's limit in messages per second, 0.01 to 100000")
 	fs.Int64Var(&o.burst, "burst", 20, "how many messages at once the limit allows a tenant that has rested, 1 to 1000000")
@@ -40,12 +37,7 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 	fs.DurationVar(&o.duration, "duration", 15*time.Second, "how long to run, 100ms to 1h")
 	fs.BoolVar(&o.json, "json", false, "print the final report as one JSON object, and nothing else")
 
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			_, _ = io.WriteString(help, "Shows flux throttling a NATS JetStream stream per tenant.\n\nUsage: quickstart [flags]\n\n")
-			fs.SetOutput(help)
-			fs.PrintDefaults()
-		}
+	if err := program.Parse(fs, "Shows flux throttling a NATS JetStream stream per tenant.", args, help); err != nil {
 		return options{}, err
 	}
 	if err := o.validate(fs); err != nil {
@@ -53,25 +45,16 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 	}
 	limit, err := gcra.FromFloat(o.rate)
 	if err != nil {
-		return options{}, fmt.Errorf("-rate %v: %w", o.rate, err)
+		return options{}, program.Usagef("-rate %v: %w", o.rate, err)
 	}
 	o.limit = limit.WithBurst(o.burst)
 	if err := o.limit.Validate(); err != nil {
-		return options{}, fmt.Errorf("-rate %v -burst %d: %w", o.rate, o.burst, err)
+		return options{}, program.Usagef("-rate %v -burst %d: %w", o.rate, o.burst, err)
 	}
 	return o, nil
 }
 
 func (o options) validate(fs *flag.FlagSet) error {
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
-	}
-	set := make(map[string]bool)
-	fs.Visit(func(f *flag.Flag) { set[f.Name] = true })
-	if set["nats"] && strings.TrimSpace(o.natsURL) == "" {
-		// Most likely a shell variable that is not set.
-		return fmt.Errorf("-nats %q: want a URL such as nats://127.0.0.1:4222", o.natsURL)
-	}
 	for _, f := range []struct {
 		name string
 		ok   bool
@@ -85,7 +68,7 @@ func (o options) validate(fs *flag.FlagSet) error {
 		{"duration", o.duration >= 100*time.Millisecond && o.duration <= time.Hour, "a time from 100ms to 1h"},
 	} {
 		if !f.ok {
-			return fmt.Errorf("-%s %s: want %s", f.name, fs.Lookup(f.name).Value, f.want)
+			return program.Usagef("-%s %s: want %s", f.name, fs.Lookup(f.name).Value, f.want)
 		}
 	}
 	return nil

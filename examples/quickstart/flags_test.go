@@ -34,14 +34,14 @@ func TestBadUsage(t *testing.T) {
 		{"-duration -1s", []string{"-duration -1s:"}},
 		{"-duration 15", []string{"-duration", `"15"`}},
 		{"-duration 48h", []string{"-duration 48h0m0s:"}},
-		{"-nats=", []string{`-nats ""`}},
+		{"-nats=", []string{"-nats", `""`, "want a URL"}},
 		{"-json=maybe", []string{"-json", "maybe"}},
 		{"now", []string{`"now"`}},
 		{"-rate 5 now", []string{`"now"`}},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
-			if code := run(t.Context(), strings.Fields(tt.args), &stdout, &stderr); code != 2 {
+			if code := exitCode(t.Context(), strings.Fields(tt.args), &stdout, &stderr); code != 2 {
 				t.Errorf("exit code %d, want 2", code)
 			}
 			if stdout.Len() > 0 {
@@ -67,7 +67,7 @@ func wantOneLine(t *testing.T, got string, parts ...string) {
 
 func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	if code := run(t.Context(), []string{"-h"}, &stdout, &stderr); code != 0 {
+	if code := exitCode(t.Context(), []string{"-h"}, &stdout, &stderr); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	for _, name := range []string{"-nats URL", "-tenants", "-rate", "-burst", "-noisy", "-duration", "-json"} {

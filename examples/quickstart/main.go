@@ -10,18 +10,12 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
-	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/consumers/fluxnats"
+	"github.com/fluxlimiter/flux/examples/internal/program"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 )
@@ -51,36 +45,18 @@ func throttle(ctx context.Context, source *fluxnats.Source, limit gcra.Limit, ho
 	return gate.Run(ctx, source, handle)
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)   // a second Ctrl-C does not wait for the drain
-	signal.Ignore(syscall.SIGPIPE) // a reader that goes away is an error, and what was made is removed
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
+func main() { program.Main("quickstart", run) }
 
-// run is the whole program. It returns the exit code: 0, or 1 if something went
-// wrong or flux did not keep what it promises, or 2 for a wrong command line.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+// run is the whole program. Its error is that something went wrong or that flux
+// does not keep what it promises.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o, err := parseFlags(args, stdout)
-	if errors.Is(err, flag.ErrHelp) {
-		return 0
-	}
 	if err != nil {
-		complain(stderr, err)
-		return 2
+		return err
 	}
 	final, err := demo(ctx, o, stdout, stderr)
 	if err != nil {
-		complain(stderr, err)
-		return 1
+		return err
 	}
-	if !final.ok() {
-		return 1
-	}
-	return 0
-}
-
-// complain writes an error, even one that joins several, as one line.
-func complain(stderr io.Writer, err error) {
-	_, _ = fmt.Fprintln(stderr, "quickstart:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	return final.check()
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/fluxlimiter/flux/consumers/fluxnats"
+	"github.com/fluxlimiter/flux/examples/internal/natsnode"
 )
 
 const (
@@ -39,10 +40,10 @@ type queue struct {
 
 // openQueue creates what does not exist of the queue. It refuses one that has
 // another configuration, holds messages, or is in use.
-func openQueue(ctx context.Context, b *broker) (*queue, error) {
-	q := &queue{where: b.where}
+func openQueue(ctx context.Context, node *natsnode.Node) (*queue, error) {
+	q := &queue{where: node.Where}
 	var err error
-	q.js, err = jetstream.New(b.nc,
+	q.js, err = jetstream.New(node.Conn,
 		jetstream.WithPublishAsyncTimeout(answerTimeout),
 		jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, m *nats.Msg, err error) {
 			err = fmt.Errorf("publishing to %s: %w", m.Subject, err)
@@ -60,10 +61,10 @@ func openQueue(ctx context.Context, b *broker) (*queue, error) {
 		Retention: jetstream.WorkQueuePolicy, // so that what is in the stream is what is not done
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", b.where, err)
+		return nil, fmt.Errorf("%s: %w", node.Where, err)
 	}
 	if err := q.refuseUsed(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", b.where, err), q.deleteCreated(ctx))
+		return nil, errors.Join(fmt.Errorf("%s: %w", node.Where, err), q.deleteCreated(ctx))
 	}
 	return q, nil
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"math"
 	"slices"
@@ -104,8 +106,17 @@ func total(rows []row) row {
 	return sum
 }
 
-// ok reports whether the run kept what flux promises.
-func (r *report) ok() bool { return r.unaccounted == 0 && total(r.tenants).MaxRateExcess <= 0 }
+// check says in what the run did not keep what flux promises.
+func (r *report) check() error {
+	var errs []error
+	if r.unaccounted != 0 {
+		errs = append(errs, fmt.Errorf("unaccounted is %d, which must be 0", r.unaccounted))
+	}
+	if over := total(r.tenants).MaxRateExcess; over > 0 {
+		errs = append(errs, fmt.Errorf("max_rate_excess is %g, which must not be above 0", over))
+	}
+	return errors.Join(errs...)
+}
 
 // allowed returns how many messages the limit allows a tenant in the time of
 // the report.

@@ -72,13 +72,13 @@ func TestReport(t *testing.T) {
 		{90, 901, 0}, {89, 901, 1}, {90, 900, 1}, {91, 901, -1},
 	} {
 		r.account(tt.left, tt.dead)
-		if r.unaccounted != tt.want || r.ok() != (tt.want == 0) {
+		if r.unaccounted != tt.want || (r.check() == nil) != (tt.want == 0) {
 			t.Errorf("with %d left and %d dead %d are unaccounted, want %d", tt.left, tt.dead, r.unaccounted, tt.want)
 		}
 	}
 	r.account(90, 901)
 	r.tenants[1].MaxRateExcess = 1e-9
-	if r.ok() {
+	if r.check() == nil {
 		t.Error("a limit was exceeded, and the report is fine with that")
 	}
 }

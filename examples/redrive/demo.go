@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -21,40 +19,6 @@ import (
 
 // orders is how many orders the demo has, of two tenants by turns.
 const orders = 40
-
-// demo makes dead letters on a server of its own, and redrives them.
-func demo(ctx context.Context, o options, out io.Writer) (err error) {
-	folder, err := os.MkdirTemp("", "flux-redrive-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
-	s, err := server.NewServer(&server.Options{
-		ServerName: "flux-redrive", JetStream: true, StoreDir: folder, DontListen: true, NoLog: true, NoSigs: true,
-	})
-	if err != nil {
-		return err
-	}
-	s.Start()
-	defer func() {
-		s.Shutdown()
-		s.WaitForShutdown()
-	}()
-	if !s.ReadyForConnections(10 * time.Second) {
-		return errors.New("the server inside the process is not ready after 10s")
-	}
-	nc, err := nats.Connect("", nats.InProcessServer(s))
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return err
-	}
-	o.stream = "DLQ_ORDERS"
-	return show(ctx, js, o, out)
-}
 
 // show has a handler fail, mends it, and redrives what died.
 func show(ctx context.Context, js jetstream.JetStream, o options, out io.Writer) error {

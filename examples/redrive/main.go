@@ -17,25 +17,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/fluxlimiter/flux/consumers/fluxnats"
+	"github.com/fluxlimiter/flux/examples/internal/natsnode"
+	"github.com/fluxlimiter/flux/examples/internal/program"
 	"github.com/fluxlimiter/flux/gcra"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "redrive:", err)
-		os.Exit(1)
-	}
-}
+func main() { program.Main("redrive", run) }
 
 // options are what the command line says.
 type options struct {
@@ -44,52 +36,49 @@ type options struct {
 	dryRun                               bool
 }
 
-func parse(args []string, out io.Writer) (options, error) {
+func parse(args []string, help io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("redrive", flag.ContinueOnError)
-	flags.SetOutput(out)
-	flags.StringVar(&o.url, "nats", "", "address of a NATS server (default: one inside the process, with dead letters of its own)")
-	flags.StringVar(&o.stream, "stream", "", "dead-letter stream, as in DLQ_ORDERS")
-	flags.StringVar(&o.subject, "subject", "", "only those under this subject, with or without wildcards (default: all)")
-	flags.StringVar(&o.tenant, "tenant", "", "only those of this tenant")
-	flags.StringVar(&o.reason, "reason", "", "only those that died for this reason, as in max_attempts")
+	natsnode.Flag(flags, &o.url)
+	flags.StringVar(&o.stream, "stream", "", "the dead-letter `stream`, as in DLQ_ORDERS; goes with -nats")
+	flags.StringVar(&o.subject, "subject", "", "only those under this `subject`, with or without wildcards (default: all)")
+	flags.StringVar(&o.tenant, "tenant", "", "only those of this `tenant`")
+	flags.StringVar(&o.reason, "reason", "", "only those that died for this `reason`, as in max_attempts")
 	flags.Int64Var(&o.rate, "rate", 100, "dead letters to publish in a second, 1 to 1000000")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "publish nothing and delete nothing")
-	if err := flags.Parse(args); err != nil {
+	if err := program.Parse(flags, "Publishes the dead letters of a NATS JetStream stream to where they came from.", args, help); err != nil {
 		return o, err
 	}
 	switch {
-	case flags.NArg() > 0:
-		return o, fmt.Errorf("%q is no flag", flags.Arg(0))
 	case o.rate < 1 || o.rate > 1e6:
-		return o, fmt.Errorf("-rate %d: must be from 1 to 1000000", o.rate)
+		return o, program.Usagef("-rate %d: want a number from 1 to 1000000", o.rate)
 	case o.url != "" && o.stream == "":
-		return o, errors.New("-stream: must name the dead-letter stream")
+		return o, program.Usagef("-stream %q: want the name of the dead-letter stream, as -nats is given", o.stream)
+	case o.url == "" && o.stream != "":
+		return o, program.Usagef("-stream %q: want -nats as well, to say where it is", o.stream)
 	}
 	return o, nil
 }
 
-func run(ctx context.Context, args []string, out io.Writer) error {
-	o, err := parse(args, out)
-	if errors.Is(err, flag.ErrHelp) {
-		return nil
+func run(ctx context.Context, args []string, stdout, _ io.Writer) (err error) {
+	o, err := parse(args, stdout)
+	if err != nil {
+		return err
 	}
+	node, err := natsnode.Open(ctx, o.url, "redrive", true)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, node.Close()) }()
+	js, err := jetstream.New(node.Conn)
 	if err != nil {
 		return err
 	}
 	if o.url == "" {
-		return demo(ctx, o, out)
+		o.stream = "DLQ_ORDERS"
+		return show(ctx, js, o, stdout)
 	}
-	nc, err := nats.Connect(o.url, nats.Name("flux redrive"))
-	if err != nil {
-		return fmt.Errorf("-nats: cannot connect: %w", err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return err
-	}
-	return redrive(ctx, js, o, out)
+	return redrive(ctx, js, o, stdout)
 }
 
 // redrive is what the program is for.
@@ -110,7 +99,12 @@ func redrive(ctx context.Context, js jetstream.JetStream, o options, out io.Writ
 			}
 		},
 	})
-	report(out, o, done)
+	if errors.Is(err, fluxnats.ErrInvalidConfig) {
+		return program.Usagef("%w", err)
+	}
+	if err == nil || done.Read > 0 {
+		report(out, o, done)
+	}
 	if err == nil && done.Failed > 0 {
 		err = fmt.Errorf("%d dead letters stay, the last because: %w", done.Failed, done.LastError)
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
+	"io"
 	"os"
 	"runtime"
 	"strings"
@@ -11,6 +13,8 @@ import (
 	"testing/synctest"
 
 	"github.com/nats-io/nats-server/v2/server/ats"
+
+	"github.com/fluxlimiter/flux/examples/internal/program"
 )
 
 func TestMain(m *testing.M) {
@@ -32,7 +36,7 @@ func demoOf(t *testing.T, args ...string) string {
 	runtime.GC()
 	var out bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
-		if err := run(t.Context(), args, &out); err != nil {
+		if err := run(t.Context(), args, &out, io.Discard); err != nil {
 			t.Error(err)
 		}
 	})
@@ -60,22 +64,34 @@ func TestDemo(t *testing.T) {
 }
 
 func TestRefusedCommandLines(t *testing.T) {
-	for want, args := range map[string][]string{
-		"-rate 0":         {"-rate", "0"},
-		"-rate 2000000":   {"-rate", "2000000"},
-		"-stream: ":       {"-nats", "nats://127.0.0.1:1"},
-		`"x" is no flag`:  {"x"},
-		"-nats: ":         {"-nats", "nats://127.0.0.1:1", "-stream", "DLQ"},
-		"-unknown":        {"-unknown"},
-		"Subject = \"a..": {"-subject", "a.."},
+	for _, tt := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"-rate 0", 2, "-rate 0: "},
+		{"-rate 2000000", 2, "-rate 2000000: "},
+		{"-rate x", 2, `"x" for flag -rate`},
+		{"-nats nats://127.0.0.1:1", 2, `-stream "": `},
+		{"-nats=", 2, `"" for flag -nats`},
+		{"-stream DLQ", 2, `-stream "DLQ": `},
+		{"x", 2, `"x"`},
+		{"-unknown", 2, "-unknown"},
+		{"-subject a..", 2, `Subject = "a.."`},
+		{"-nats nats://127.0.0.1:1 -stream DLQ", 1, "-nats nats://127.0.0.1:1: cannot connect: "},
 	} {
-		var out bytes.Buffer
-		if err := run(t.Context(), args, &out); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v", args, err)
+		var stdout, stderr bytes.Buffer
+		code := program.Run(t.Context(), "redrive", run, strings.Fields(tt.args), &stdout, &stderr)
+		said := stderr.String()
+		if code != tt.code || !strings.Contains(said, tt.want) || strings.Count(said, "\n") != 1 {
+			t.Errorf("%s: exit code %d, stderr %q", tt.args, code, said)
+		}
+		if code == 2 && strings.Contains(stdout.String(), "redriven") {
+			t.Errorf("%s: stdout %q", tt.args, stdout.String())
 		}
 	}
 	var help bytes.Buffer
-	if err := run(t.Context(), []string{"-h"}, &help); err != nil || !strings.Contains(help.String(), "-dry-run") {
+	if err := run(t.Context(), []string{"-h"}, &help, io.Discard); !errors.Is(err, flag.ErrHelp) || !strings.Contains(help.String(), "-dry-run") {
 		t.Error(err, help.String())
 	}
 }
@@ -86,7 +102,7 @@ func TestStopped(t *testing.T) {
 	t.Setenv("TMPDIR", folder)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := run(ctx, nil, &bytes.Buffer{}); !errors.Is(err, context.Canceled) {
+	if err := run(ctx, nil, io.Discard, io.Discard); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	if left, err := os.ReadDir(folder); err != nil || len(left) > 0 {

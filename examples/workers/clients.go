@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,16 +25,20 @@ type client struct {
 // demo serves requests for so long while three tenants make them.
 func demo(ctx context.Context, nc *nats.Conn, limit gcra.Limit, duration time.Duration) (*report, error) {
 	serving, stop := context.WithCancel(ctx)
-	defer stop()
+	served := make(chan struct{})
 	var stats fluxnats.CoreStats
-	served := make(chan error, 1)
+	var failed error
 	go func() {
-		var err error
-		stats, err = serve(serving, nc, limit)
-		served <- err
+		defer close(served)
+		stats, failed = serve(serving, nc, limit)
 	}()
+	end := func() error {
+		stop()
+		<-served
+		return failed
+	}
 	if err := ready(ctx, nc, served); err != nil {
-		return nil, err
+		return nil, errors.Join(end(), err)
 	}
 
 	clients := []*client{
@@ -50,8 +55,7 @@ func demo(ctx context.Context, nc *nats.Conn, limit gcra.Limit, duration time.Du
 	}
 	wg.Wait()
 	r := &report{limit: limit, took: time.Since(begin)}
-	stop()
-	if err := <-served; err != nil {
+	if err := end(); err != nil {
 		return nil, err
 	}
 	for _, c := range clients {
@@ -63,15 +67,15 @@ func demo(ctx context.Context, nc *nats.Conn, limit gcra.Limit, duration time.Du
 
 // ready waits until somebody answers. A request of no tenant is refused, and
 // counts for nobody.
-func ready(ctx context.Context, nc *nats.Conn, served <-chan error) error {
+func ready(ctx context.Context, nc *nats.Conn, served <-chan struct{}) error {
 	for range 100 {
 		answer, err := nc.Request(subject, nil, time.Second)
 		if _, ok := fluxnats.ReadRefusal(answer); err == nil && ok {
 			return nil
 		}
 		select {
-		case err := <-served:
-			return err
+		case <-served:
+			return cmp.Or(ctx.Err(), errors.New("the workers have ended"))
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(20 * time.Millisecond):

@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/fluxlimiter/flux/examples/internal/natsnode"
+	"github.com/fluxlimiter/flux/examples/internal/program"
 	"github.com/fluxlimiter/flux/gcra"
 )
 
@@ -18,12 +21,12 @@ func TestDemo(t *testing.T) {
 	runtime.GC()
 	runtime.GC()
 	synctest.Test(t, func(t *testing.T) {
-		nc, closeAll, err := connect("")
+		node, err := natsnode.Open(t.Context(), "", "workers", false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer closeAll()
-		r, err := demo(t.Context(), nc, gcra.PerSecond(10).WithBurst(5), 10*time.Second)
+		defer func() { _ = node.Close() }()
+		r, err := demo(t.Context(), node.Conn, gcra.PerSecond(10).WithBurst(5), 10*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,16 +45,54 @@ func TestDemo(t *testing.T) {
 			t.Errorf("%+v", quiet)
 		}
 		var out bytes.Buffer
-		r.print(&out)
+		if err := r.print(&out); err != nil {
+			t.Error(err)
+		}
 		if !strings.Contains(out.String(), "flood") || !strings.Contains(out.String(), "allows 10") {
 			t.Error(out.String())
 		}
 	})
 }
 
-func TestConnectRefuses(t *testing.T) {
-	if _, _, err := connect("nats://127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), "-nats") {
-		t.Error(err)
+func TestRefusedCommandLines(t *testing.T) {
+	for _, tt := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"-rate 0", 2, "-rate 0: "},
+		{"-rate -7", 2, "-rate -7: "},
+		{"-rate 1000001", 2, "-rate 1000001: "},
+		{"-duration 0", 2, "-duration 0s: "},
+		{"-duration 2h", 2, "-duration 2h0m0s: "},
+		{"-nats=", 2, `"" for flag -nats`},
+		{"-fast", 2, "-fast"},
+		{"now", 2, `"now"`},
+		{"-nats nats://127.0.0.1:1", 1, "-nats nats://127.0.0.1:1: cannot connect: "},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := program.Run(t.Context(), "workers", run, strings.Fields(tt.args), &stdout, &stderr)
+		if said := stderr.String(); code != tt.code || !strings.Contains(said, tt.want) || strings.Count(said, "\n") != 1 || stdout.Len() > 0 {
+			t.Errorf("%s: exit code %d, stderr %q, stdout %q", tt.args, code, said, stdout.String())
+		}
+	}
+}
+
+// An interrupt ends the program whenever it comes, and it says what it has seen
+// by then or that it has seen nothing.
+func TestInterrupted(t *testing.T) {
+	for _, after := range []time.Duration{0, time.Microsecond, time.Second} {
+		runtime.GC()
+		runtime.GC()
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), after)
+			defer cancel()
+			var stdout, stderr bytes.Buffer
+			code := program.Run(ctx, "workers", run, nil, &stdout, &stderr)
+			if seen := code == 0 && strings.Contains(stdout.String(), "flood"); !seen && stderr.String() != "workers: interrupted\n" {
+				t.Errorf("after %v: exit code %d, stdout %q, stderr %q", after, code, stdout.String(), stderr.String())
+			}
+		})
 	}
 }
 

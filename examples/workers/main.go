@@ -12,16 +12,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
-	"fmt"
-	"os"
-	"os/signal"
+	"io"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/consumers/fluxnats"
+	"github.com/fluxlimiter/flux/examples/internal/natsnode"
+	"github.com/fluxlimiter/flux/examples/internal/program"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 )
@@ -67,35 +68,48 @@ func render(ctx context.Context, m *fluxnats.Msg) error {
 	return m.Respond(nil, []byte("rendered"))
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "workers:", err)
-		os.Exit(1)
-	}
+func main() { program.Main("workers", run) }
+
+// options are what the command line says.
+type options struct {
+	natsURL  string // empty: a server of our own, inside this process
+	rate     int64
+	duration time.Duration
 }
 
-func run(ctx context.Context) error {
-	url := flag.String("nats", "", "address of a NATS server (default: one inside the process)")
-	rate := flag.Int64("rate", 10, "requests a second that each tenant may have carried out")
-	duration := flag.Duration("duration", 5*time.Second, "how long to run")
-	flag.Parse()
-	if *rate < 1 || *rate > 1e6 {
-		return fmt.Errorf("-rate %d: must be from 1 to 1000000", *rate)
+func parse(args []string, help io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("workers", flag.ContinueOnError)
+	natsnode.Flag(flags, &o.natsURL)
+	flags.Int64Var(&o.rate, "rate", 10, "requests a second that each tenant may have carried out, 1 to 1000000")
+	flags.DurationVar(&o.duration, "duration", 5*time.Second, "how long to run, 1s to 1h")
+	if err := program.Parse(flags, "Shows flux in front of workers that answer requests over core NATS.", args, help); err != nil {
+		return o, err
 	}
-	if *duration < time.Second || *duration > time.Hour {
-		return fmt.Errorf("-duration %v: must be from 1s to 1h", *duration)
+	switch {
+	case o.rate < 1 || o.rate > 1e6:
+		return o, program.Usagef("-rate %d: want a number from 1 to 1000000", o.rate)
+	case o.duration < time.Second || o.duration > time.Hour:
+		return o, program.Usagef("-duration %v: want a time from 1s to 1h", o.duration)
 	}
-	nc, closeAll, err := connect(*url)
+	return o, nil
+}
+
+// run is the whole program. Its error is that something went wrong or that a
+// limit was not kept.
+func run(ctx context.Context, args []string, stdout, _ io.Writer) (err error) {
+	o, err := parse(args, stdout)
 	if err != nil {
 		return err
 	}
-	defer closeAll()
-	r, err := demo(ctx, nc, gcra.PerSecond(*rate).WithBurst(min(*rate, 5)), *duration)
+	node, err := natsnode.Open(ctx, o.natsURL, "workers", false)
 	if err != nil {
 		return err
 	}
-	r.print(os.Stdout)
-	return r.check()
+	defer func() { err = errors.Join(err, node.Close()) }()
+	r, err := demo(ctx, node.Conn, gcra.PerSecond(o.rate).WithBurst(min(o.rate, 5)), o.duration)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.print(stdout), r.check())
 }

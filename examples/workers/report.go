@@ -47,15 +47,18 @@ func (r *report) allowed() int {
 	return int(r.limit.Burst()) + int(r.took*time.Duration(tokens)/period)
 }
 
-func (r *report) print(out io.Writer) {
+func (r *report) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintln(w, "tenant\tasked\tserved\trefused\tmedian wait\t")
 	for _, l := range r.lines {
 		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%v\t\n", l.tenant, l.asked, l.served, l.refused, l.median.Round(100*time.Microsecond))
 	}
-	_ = w.Flush()
-	_, _ = fmt.Fprintf(out, "In %v the limit, %v, allows %d of each tenant's. The client dropped %d.\n",
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(out, "In %v the limit, %v, allows %d of each tenant's. The client dropped %d.\n",
 		r.took.Round(time.Millisecond), r.limit, r.allowed(), r.stats.Dropped)
+	return err
 }
 
 // check says what is not as it should be.
