@@ -53,7 +53,8 @@ type Config[M any] struct {
 	Policy Policy
 
 	// Window is how many messages the gate holds at once, from delivery to
-	// settlement.
+	// settlement. A source that cannot have so many makes it smaller while it runs,
+	// and all parts of it in proportion: see [Intake].
 	// Defaults to 1024.
 	Window int
 

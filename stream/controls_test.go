@@ -52,6 +52,8 @@ type naive struct {
 
 func (n *naive) Room(context.Context, int) (int, error) { return 1, nil }
 
+func (n *naive) Window(most int) int { return min(most, 1) }
+
 func (n *naive) Deliver(ctx context.Context, d stream.Delivery[*message]) error {
 	select {
 	case n.queue <- d:

@@ -96,7 +96,7 @@ func (g *Gate[M]) begin(defers bool) (*run[M], error) {
 	if g.run != nil {
 		return nil, ErrRunning
 	}
-	g.run = newRun(&g.cfg)
+	g.run = newRun(g.cfg)
 	g.run.defers = defers
 	return g.run, nil
 }

@@ -96,6 +96,40 @@ func TestWindowBytes(t *testing.T) {
 	})
 }
 
+// TestWindowOfASource holds that a source makes the window and its parts as small
+// as it needs them, and never larger, until the run ends.
+func TestWindowOfASource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := stream.Config[*parcel]{Window: 100, PartitionWindow: 60, TenantWindow: 40, Workers: 1, Policy: stream.Policy{MaxWait: 100 * time.Hour}}
+		r := start(t, limits{"a": gcra.PerHour(1).WithBurst(1)}, cfg, func(context.Context, *parcel) error { return nil })
+		for _, c := range []struct{ most, want int }{{1 << 30, 100}, {100, 100}, {10, 10}, {50, 10}} {
+			if got := r.in.Window(c.most); got != c.want {
+				t.Errorf("Window(%d) = %d, want %d", c.most, got, c.want)
+			}
+		}
+		if n, err := r.in.Room(t.Context(), 1000); n != 10 || err != nil {
+			t.Errorf("Room = %d, %v", n, err)
+		}
+		if got := r.gate.Snapshot(0).Window; got != 10 {
+			t.Errorf("the window is %d", got)
+		}
+		// One runs, and four may wait.
+		r.deliver(named("a", 8)...)
+		time.Sleep(time.Second)
+		if waiting, _ := r.gate.TenantStats("a"); waiting != 4 {
+			t.Errorf("%d wait, want 4", waiting)
+		}
+		if got := r.in.Window(-1); got != 1 {
+			t.Errorf("Window(-1) = %d", got)
+		}
+		r.forget()
+		r.end()
+		if got := r.gate.Snapshot(0).Window; got != 100 {
+			t.Errorf("the window is %d after the run", got)
+		}
+	})
+}
+
 // TestTenantBytes holds that a message for which its tenant had bytes left keeps its
 // place until its turn, however large it is, and that the next one has none.
 func TestTenantBytes(t *testing.T) {

@@ -102,14 +102,14 @@ type run[M any] struct {
 	empty    chan struct{} // closed once stopped and nothing is held
 }
 
-func newRun[M any](cfg *Config[M]) *run[M] {
+func newRun[M any](cfg Config[M]) *run[M] {
 	now := time.Now()
 	r := &run[M]{
-		cfg:        cfg,
+		cfg:        &cfg,
 		tenants:    make(map[string]*tenant[M]),
 		keys:       make(map[keyID[M]]*orderKey[M]),
 		watches:    make(map[watchID]*watch[M]),
-		limits:     newByteLimits(cfg),
+		limits:     newByteLimits(&cfg),
 		firstOrder: now.UnixNano(),
 		armed:      unset,
 		released:   unset,

@@ -104,6 +104,7 @@ func (g *Gate[M]) Snapshot(top int) Snapshot {
 func (r *run[M]) describe(s *Snapshot, counts *fates) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	s.Window = r.cfg.Window
 	s.Stats = s.plus(r.stats())
 	s.Settling = s.Held - s.Waiting - s.Running
 	s.Blocked = r.blocked.n + r.crowded.n + r.barred.n

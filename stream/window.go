@@ -8,12 +8,29 @@ type byteLimits struct {
 }
 
 func newByteLimits[M any](cfg *Config[M]) byteLimits {
-	part := func(messages int) int64 {
-		hi, lo := bits.Mul64(uint64(cfg.WindowBytes), uint64(messages))
-		part, _ := bits.Div64(hi, lo, uint64(cfg.Window))
-		return int64(max(1, part))
-	}
+	part := func(messages int) int64 { return int64(portion(cfg.WindowBytes, messages, cfg.Window)) }
 	return byteLimits{int64(cfg.WindowBytes), part(cfg.TenantWindow), part(cfg.PartitionWindow)}
+}
+
+// portion returns as much of n as part is of whole, at least 1.
+func portion(n, part, whole int) int {
+	hi, lo := bits.Mul64(uint64(n), uint64(part))
+	quotient, _ := bits.Div64(hi, lo, uint64(whole))
+	return int(max(1, quotient))
+}
+
+// Window implements [Intake]. The bytes stay as they are, and so do the parts of
+// them.
+func (r *run[M]) Window(most int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.cfg; most < c.Window {
+		most = max(1, most)
+		c.TenantWindow = portion(c.TenantWindow, most, c.Window)
+		c.PartitionWindow = portion(c.PartitionWindow, most, c.Window)
+		c.Window = most
+	}
+	return r.cfg.Window
 }
 
 // open reports whether there is room for a message.

@@ -273,6 +273,8 @@ func (g *gate) run(ctx context.Context, src *fluxkafka.Source) error {
 
 func (g *gate) Room(ctx context.Context, most int) (int, error) { return most, ctx.Err() }
 
+func (g *gate) Window(most int) int { return most }
+
 func (g *gate) Recall(revoked <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -79,6 +79,8 @@ func (shut) Room(ctx context.Context, _ int) (int, error) {
 	return 0, ctx.Err()
 }
 
+func (shut) Window(int) int { return 1 }
+
 func (shut) Deliver(ctx context.Context, _ delivery) error {
 	<-ctx.Done()
 	return ctx.Err()

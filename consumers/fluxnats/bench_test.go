@@ -226,6 +226,8 @@ func newWorkers(window, n, left int, done func()) *workers {
 
 func (w *workers) Recall(<-chan struct{}) {}
 
+func (w *workers) Window(most int) int { return min(most, cap(w.ch)) }
+
 func (w *workers) Room(ctx context.Context, most int) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

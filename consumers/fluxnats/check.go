@@ -38,7 +38,7 @@ func (p *problems) add(format string, args ...any) {
 
 // check looks at everything that must be right before the first message is
 // taken.
-func (s *Source) check(ctx context.Context, in stream.Intake[*Msg]) (facts, error) {
+func (s *Source) check(ctx context.Context) (facts, error) {
 	f, err := s.inspect(ctx)
 	if err != nil {
 		return f, err
@@ -48,19 +48,21 @@ func (s *Source) check(ctx context.Context, in stream.Intake[*Msg]) (facts, erro
 	if err := s.checkOthers(ctx, &found); err != nil {
 		return f, err
 	}
-	if len(found) > 0 {
-		return f, errors.Join(found...)
+	return f, errors.Join(found...)
+}
+
+// fit makes the gate's window no larger than the number of messages that the
+// server gives out before it wants some of them acknowledged. Otherwise throttled
+// tenants could have all of those parked, and the server would give nobody the
+// places that the gate keeps free for others.
+func (s *Source) fit(f *facts, in stream.Intake[*Msg]) {
+	if f.maxAckPending <= 0 {
+		return
 	}
-	// The gate is empty, so all of its window is room.
-	window, err := in.Room(ctx, math.MaxInt32)
-	if err != nil {
-		return f, err
+	if window := in.Window(math.MaxInt); window > f.maxAckPending {
+		s.set.log.Warn("the gate's window is lowered to the consumer's MaxAckPending", "window", window, "max_ack_pending", f.maxAckPending)
+		in.Window(f.maxAckPending)
 	}
-	if f.maxAckPending > 0 && f.maxAckPending < window {
-		return f, fmt.Errorf("%w: consumer %s: MaxAckPending is %d, and the gate's window is %d: the server would stop giving messages while the gate keeps room for other tenants; raise MaxAckPending to the sum of the windows of all members, or lower the window",
-			ErrSetup, s.set.Consumer, f.maxAckPending, window)
-	}
-	return f, nil
 }
 
 // inspect asks the server for the stream, the consumer and the dead-letter
@@ -99,7 +101,7 @@ func (s *Source) inspect(ctx context.Context) (facts, error) {
 	case err != nil:
 		return facts{}, s.unanswered("dead-letter stream "+set.DeadLetterStream, err)
 	default:
-		s.checkDeadLetters(&found, dead.CachedInfo().Config)
+		found.ofDeadLetters(dead.CachedInfo().Config, set.DeadLetterSubject)
 	}
 	if len(found) > 0 {
 		return facts{}, errors.Join(found...)
@@ -264,18 +266,6 @@ func (s *Source) checkSchedules(found *problems, sc jetstream.StreamConfig, cc j
 		if overlaps(filter, copies) {
 			found.add("consumer %s: its filter %q takes in the copies that wait to be due; change it, or DeferSubject, so that it does not take in %q"+otherwise, s.set.Consumer, filter, copies)
 		}
-	}
-}
-
-func (s *Source) checkDeadLetters(found *problems, c jetstream.StreamConfig) {
-	if !anyCovers(c.Subjects, s.set.DeadLetterSubject) {
-		found.add("dead-letter stream %s: its subjects %q do not take in %q; add it", c.Name, c.Subjects, s.set.DeadLetterSubject)
-	}
-	if c.Retention == jetstream.InterestPolicy {
-		found.add("dead-letter stream %s: Retention is Interest: a dead letter is confirmed and not kept unless a consumer wants it; use Limits", c.Name)
-	}
-	if c.NoAck {
-		found.add("dead-letter stream %s: NoAck is set, so dead letters cannot be confirmed; unset it", c.Name)
 	}
 }
 

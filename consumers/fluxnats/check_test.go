@@ -108,15 +108,6 @@ func TestRunRefusesAnUnfitSetup(t *testing.T) {
 			want:   []string{"MaxRequestExpires is 1ms"},
 		},
 		{
-			name:   "few unacknowledged messages",
-			change: func(_ *streamConfig, c *consumerConfig, _ *streamConfig) { c.MaxAckPending = 63 },
-			want:   []string{"MaxAckPending is 63", "window is 64"},
-		},
-		{
-			name:   "enough unacknowledged messages",
-			change: func(_ *streamConfig, c *consumerConfig, _ *streamConfig) { c.MaxAckPending = 64 },
-		},
-		{
 			name:   "no schedules",
 			change: func(s *streamConfig, _ *consumerConfig, _ *streamConfig) { s.AllowMsgSchedules = false },
 			want:   []string{"AllowMsgSchedules is not set", "2.12", "NakDeferrals"},

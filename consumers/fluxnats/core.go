@@ -1,10 +1,12 @@
 package fluxnats
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -145,19 +147,9 @@ func (s *Core) Run(ctx context.Context, in stream.Intake[*Msg]) error {
 	if err := s.check(ctx); err != nil {
 		return unlessEnded(ctx, err)
 	}
-	backlog := s.set.Backlog
-	if backlog == 0 {
-		// The gate is empty, so all of its window is room.
-		var err error
-		if backlog, err = in.Room(ctx, maxBacklog); err != nil {
-			return unlessEnded(ctx, err)
-		}
-	}
+	backlog := cmp.Or(s.set.Backlog, in.Window(math.MaxInt))
 	return newCoreRun(s, in).run(ctx, backlog)
 }
-
-// maxBacklog bounds what a gate with an immense window makes of the backlog.
-const maxBacklog = 1 << 24
 
 // unlessEnded returns nil for an error that says no more than that ctx has ended.
 func unlessEnded(ctx context.Context, err error) error {
@@ -178,7 +170,7 @@ func (s *Core) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	before := s.nc.LastError()
-	return explained(s.nc, before, checkTarget(ctx, s.js, "dead-letter stream", s.set.DeadLetterStream, s.set.DeadLetterSubject))
+	return explained(s.nc, before, lookAtDeadLetters(ctx, s.js, s.set.DeadLetterStream, s.set.DeadLetterSubject))
 }
 
 // CoreStats are a [Core]'s totals since it was made, through all runs.

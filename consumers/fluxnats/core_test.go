@@ -383,6 +383,13 @@ func TestCoreRunRefuses(t *testing.T) {
 		if !errors.Is(err, fluxnats.ErrSetup) || !strings.Contains(err.Error(), `"other.core"; add it`) {
 			t.Error(err)
 		}
+		// It would confirm dead letters and throw them away.
+		_, err = e.js.CreateStream(e.Context(), jetstream.StreamConfig{Name: "INTEREST", Subjects: []string{"interest.>"}, Retention: jetstream.InterestPolicy, NoAck: true})
+		e.must(err)
+		err = run(e.core(fluxnats.CoreConfig{DeadLetterSubject: "interest.core", DeadLetterStream: "INTEREST"}))
+		if !errors.Is(err, fluxnats.ErrSetup) || !strings.Contains(err.Error(), "Retention is Interest") || !strings.Contains(err.Error(), "use Limits") || !strings.Contains(err.Error(), "NoAck is set") {
+			t.Error(err)
+		}
 		nc := e.connect()
 		src, err := fluxnats.NewCore(nc, fluxnats.CoreConfig{Subject: "in.>"})
 		e.must(err)

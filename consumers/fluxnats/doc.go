@@ -97,8 +97,9 @@
 // process or the server fails between its processing and the arrival of its
 // acknowledgement, or if the connection is lost for longer than AckWait and the
 // message is given to another member. A message that comes again while this
-// source still holds it is not delivered again, and neither is one of the last
-// 4096 that it settled: that is acknowledged once more. Deferred copies and dead
+// source still holds it is not delivered again, and neither is one that it settled
+// within the last million sequences of the stream, in the same Run: that is
+// acknowledged once more. Deferred copies and dead
 // letters carry a message id made from the sequence of the message, so that one
 // that is published twice, because the confirmation was lost, is stored once
 // within the stream's duplicate window.

@@ -34,6 +34,7 @@ func (r *run) examine(ctx context.Context) {
 		missing := errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound)
 		switch now := r.now(); {
 		case err == nil:
+			r.src.fit(&f, r.in)
 			r.found(f)
 			gone = 0
 		case missing && gone == 0:

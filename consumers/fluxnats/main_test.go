@@ -314,6 +314,8 @@ func newIntake(window int, handle func(context.Context, stream.Delivery[*fluxnat
 
 func (in *intake) Recall(<-chan struct{}) {}
 
+func (in *intake) Window(most int) int { return min(most, cap(in.slots)) }
+
 func (in *intake) Room(ctx context.Context, most int) (int, error) {
 	// Waiting for a slot and giving it back is enough here: one source asks.
 	select {

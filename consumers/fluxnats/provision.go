@@ -36,8 +36,9 @@ type Layout struct {
 	AckWait time.Duration
 
 	// MaxAckPending is how many messages all members may hold together. Make it
-	// at least the sum of their gates' windows. Run knows of its own only, and
-	// refuses a consumer that does not let it fill that.
+	// at least the sum of their gates' windows: when it is used up, the server gives
+	// no tenant anything. Run knows of its own gate only, and lowers that one's
+	// window to it.
 	// Defaults to 8192.
 	MaxAckPending int
 }

@@ -2,7 +2,6 @@ package fluxnats
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -36,10 +35,11 @@ func New(js jetstream.JetStream, cfg Config) (*Source, error) {
 }
 
 // Run checks the stream, the consumer, the dead-letter stream and what the
-// connection may do, and then
-// delivers messages into in until ctx ends. Then it hands the messages that the
-// gate gives up back to the server at once, keeps those that are still in a
-// handler from redelivery, and returns nil when all are settled.
+// connection may do, and then delivers messages into in until ctx ends. Then it
+// hands the messages that the gate gives up back to the server at once, keeps
+// those that are still in a handler from redelivery, and returns nil when all are
+// settled. A gate whose window is larger than the consumer's MaxAckPending has one
+// of that size as long as Run goes on.
 //
 // Lost connections, changes of leader and requests that go unanswered it gets
 // over by itself, and so it does if the stream or the consumer is deleted and made
@@ -54,13 +54,11 @@ func (s *Source) Run(ctx context.Context, in stream.Intake[*Msg]) error {
 		return ErrRunning
 	}
 	defer s.running.Store(false)
-	facts, err := s.check(ctx, in)
+	facts, err := s.check(ctx)
 	if err != nil {
-		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-			return nil
-		}
-		return err
+		return unlessEnded(ctx, err)
 	}
+	s.fit(&facts, in)
 	return newRun(s, in, facts).run(ctx)
 }
 

@@ -9,25 +9,33 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// checkTarget looks at a stream that is to confirm what is published to it under
-// a subject.
-func checkTarget(ctx context.Context, js jetstream.JetStream, what, name, subject string) error {
+// lookAtDeadLetters looks at the stream that is to confirm the dead letters that
+// are published to it under a subject.
+func lookAtDeadLetters(ctx context.Context, js jetstream.JetStream, name, subject string) error {
 	s, err := js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("%w: %s %s: %w; create it", ErrSetup, what, name, err)
+		return fmt.Errorf("%w: dead-letter stream %s: %w; create it", ErrSetup, name, err)
 	}
 	if err != nil {
-		return fmt.Errorf("fluxnats: look at %s %s: %w", what, name, err)
+		return fmt.Errorf("fluxnats: look at dead-letter stream %s: %w", name, err)
 	}
 	var found problems
-	c := s.CachedInfo().Config
+	found.ofDeadLetters(s.CachedInfo().Config, subject)
+	return errors.Join(found...)
+}
+
+// ofDeadLetters adds what hinders a stream from keeping dead letters, or from
+// confirming them.
+func (p *problems) ofDeadLetters(c jetstream.StreamConfig, subject string) {
 	if !anyCovers(c.Subjects, subject) {
-		found.add("%s %s: its subjects %q do not take in %q; add it", what, name, c.Subjects, subject)
+		p.add("dead-letter stream %s: its subjects %q do not take in %q; add it", c.Name, c.Subjects, subject)
+	}
+	if c.Retention == jetstream.InterestPolicy {
+		p.add("dead-letter stream %s: Retention is Interest: a dead letter is confirmed and not kept unless a consumer wants it; use Limits", c.Name)
 	}
 	if c.NoAck {
-		found.add("%s %s: NoAck is set, so what is stored cannot be confirmed; unset it", what, name)
+		p.add("dead-letter stream %s: NoAck is set, so dead letters cannot be confirmed; unset it", c.Name)
 	}
-	return errors.Join(found...)
 }
 
 // explained adds to an error what the server tells the connection and not the one

@@ -119,7 +119,7 @@ func (w *watch) setUp(ctx context.Context) (jetstream.Consumer, error) {
 	if w.origin, err = js.Stream(ctx, set.Stream); err != nil {
 		return nil, missing("stream", set.Stream, err)
 	}
-	if err := checkTarget(ctx, js, "dead-letter stream", set.DeadLetterStream, set.DeadLetterSubject); err != nil {
+	if err := lookAtDeadLetters(ctx, js, set.DeadLetterStream, set.DeadLetterSubject); err != nil {
 		return nil, err
 	}
 	kept, err := js.Stream(ctx, w.cfg.AdvisoryStream)

@@ -258,6 +258,16 @@ func TestWatchRefuses(t *testing.T) {
 		}
 		refused(fluxnats.WatchConfig{Create: true}, fluxnats.ErrSetup, "stream S: ")
 		e.source(fluxnats.Config{}, fluxnats.Layout{})
+		// It would confirm dead letters and throw them away.
+		e.must(e.js.DeleteStream(e.Context(), "DLQ_S"))
+		dead := jetstream.StreamConfig{Name: "DLQ_S", Subjects: []string{"dlq.S.c"}, Retention: jetstream.InterestPolicy}
+		_, err := e.js.CreateStream(e.Context(), dead)
+		e.must(err)
+		refused(fluxnats.WatchConfig{Create: true}, fluxnats.ErrSetup, "dead-letter stream DLQ_S: Retention is Interest")
+		e.must(e.js.DeleteStream(e.Context(), "DLQ_S"))
+		dead.Retention = jetstream.LimitsPolicy
+		_, err = e.js.CreateStream(e.Context(), dead)
+		e.must(err)
 		refused(fluxnats.WatchConfig{}, fluxnats.ErrSetup, "advisory stream ADVISORIES_S_c: ")
 		adv, err := e.js.CreateStream(e.Context(), jetstream.StreamConfig{Name: "A", Subjects: []string{"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.S.other"}})
 		e.must(err)

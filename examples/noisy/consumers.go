@@ -94,6 +94,9 @@ type intake chan stream.Delivery[*message]
 // Room implements [stream.Intake].
 func (q intake) Room(context.Context, int) (int, error) { return 1, nil }
 
+// Window implements [stream.Intake].
+func (q intake) Window(int) int { return 1 }
+
 // Deliver implements [stream.Intake].
 func (q intake) Deliver(ctx context.Context, d stream.Delivery[*message]) error {
 	select {

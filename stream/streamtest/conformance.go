@@ -153,6 +153,9 @@ func (s *session[M]) Room(ctx context.Context, most int) (int, error) {
 	}
 }
 
+// Window implements [stream.Intake].
+func (s *session[M]) Window(most int) int { return min(most, 16) }
+
 // Deliver implements [stream.Intake].
 func (s *session[M]) Deliver(ctx context.Context, d stream.Delivery[M]) error {
 	if s.refuse {
