@@ -25,7 +25,9 @@ func (b boundless) Window(int) int { return b.Intake.Window(1 << 30) }
 // sourceFunc is a source that is a function.
 type sourceFunc func(context.Context, stream.Intake[*fluxnats.Msg]) error
 
-func (f sourceFunc) Run(ctx context.Context, in stream.Intake[*fluxnats.Msg]) error { return f(ctx, in) }
+func (f sourceFunc) Run(ctx context.Context, in stream.Intake[*fluxnats.Msg]) error {
+	return f(ctx, in)
+}
 
 // A consumer whose MaxAckPending is less than the gate's window, as that of a
 // consumer made with the server's defaults is: the gate keeps room for others
