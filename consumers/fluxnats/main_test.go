@@ -46,10 +46,8 @@ type env struct {
 func bubble(t *testing.T, f func(e *env), options ...func(*server.Options)) {
 	t.Helper()
 	dir := t.TempDir()
-	// The client library keeps timers in a pool of the process, and a timer of
-	// one bubble is of no use in another. Two collections empty the pool.
-	runtime.GC()
-	runtime.GC()
+	emptyTimerPool()
+	defer emptyTimerPool()
 	synctest.Test(t, func(t *testing.T) {
 		e := &env{T: t, opts: server.Options{
 			ServerName: "t", JetStream: true, StoreDir: dir, DontListen: true, NoSigs: true, NoLog: true,
@@ -67,6 +65,14 @@ func bubble(t *testing.T, f func(e *env), options ...func(*server.Options)) {
 		}
 		f(e)
 	})
+}
+
+// emptyTimerPool makes the client library forget the timers that it keeps for the
+// whole process: one of a bubble must not be used outside of it, and one from
+// outside takes real time. Two collections empty a [sync.Pool].
+func emptyTimerPool() {
+	runtime.GC()
+	runtime.GC()
 }
 
 func (e *env) start() {
