@@ -159,8 +159,12 @@ func (b *batches) visible(out batch, attrs int16, producer int64, records []byte
 		if err != nil {
 			return false, err
 		}
+		from, to, err := extent(raw)
+		if err != nil {
+			return false, err
+		}
 		rec := rawRecord{}
-		if _, err := rec.parse(raw); err != nil {
+		if err := rec.parse(raw[from:to]); err != nil {
 			return false, err
 		}
 		if len(rec.key) >= 4 && binary.BigEndian.Uint16(rec.key[2:]) == controlAbort {
@@ -197,33 +201,36 @@ func (b *batches) inflate(attrs int16, records []byte) ([]byte, error) {
 	return b.inflated.Bytes(), nil
 }
 
-// rawRecord is one record, its slices pointing into the batch.
+// rawRecord is one record, its slices pointing into what it was read from.
 type rawRecord struct {
 	offsetDelta, timeDelta int64
 	key, value             []byte // nil if null
 	headers                []byte // count of them and what follows
-	size                   int
+	size                   int32
 }
 
-// parse reads the first record of b and returns what follows it.
-func (r *rawRecord) parse(b []byte) ([]byte, error) {
+// extent returns where the body of the first record of b begins and ends.
+func extent(b []byte) (from, to int, err error) {
 	length, n := binary.Varint(b)
 	if n <= 0 || length < 1 || length > int64(len(b)-n) {
-		return nil, fmt.Errorf("%w: record length", errCorrupt)
+		return 0, 0, fmt.Errorf("%w: record length", errCorrupt)
 	}
-	rest := b[n+int(length):]
-	d := reader{b: b[n : n+int(length)]}
-	d.int8() // attributes: none exist
+	return n, n + int(length), nil
+}
+
+// parse reads the body of a record.
+func (r *rawRecord) parse(body []byte) error {
+	d := reader{b: body[1:]} // behind attributes, of which none exist
 	r.timeDelta = d.varint()
 	r.offsetDelta = d.varint()
 	r.key = d.nullable()
 	r.value = d.nullable()
 	r.headers = d.b
-	r.size = int(length)
+	r.size = int32(len(body))
 	if d.short {
-		return nil, fmt.Errorf("%w: record cut short", errCorrupt)
+		return fmt.Errorf("%w: record cut short", errCorrupt)
 	}
-	return rest, nil
+	return nil
 }
 
 // nullable reads bytes with their length in front. It returns nil for null,
@@ -249,11 +256,13 @@ func (b *batch) timestamp(r *rawRecord) time.Time {
 	return time.UnixMilli(ms)
 }
 
-// arena copies records out of the buffers that fetches reuse, in chunks: a
-// message that waits for long then holds on to one chunk, not to the whole
-// response that it came with.
+// arena copies the records of a batch out of the buffers that fetches reuse, in
+// chunks: a message that waits for long then holds on to one chunk, not to the
+// whole response that it came with. A chunk is copied as it lies in the batch,
+// which takes less than to copy the parts of each record out of it.
 type arena struct {
-	chunk   []byte
+	rest    []byte // of the batch
+	chunk   []byte // a copy of what rest begins with
 	headers []kafka.Header
 	names   map[string]string
 }
@@ -264,25 +273,31 @@ const (
 	arenaNames   = 256
 )
 
-func (a *arena) copy(b []byte) []byte {
-	if len(b) == 0 {
-		if b == nil {
-			return nil
+// reset begins with the records of another batch.
+func (a *arena) reset(records []byte) { a.rest, a.chunk = records, nil }
+
+// more reports whether there is another record.
+func (a *arena) more() bool { return len(a.rest) > 0 }
+
+// next reads the next record, whose slices nothing else uses.
+func (a *arena) next(r *rawRecord) error {
+	from, to, err := extent(a.rest)
+	if err != nil {
+		return err
+	}
+	if len(a.chunk) < to {
+		size := to // a large one has a chunk of its own
+		if to <= arenaChunk/4 {
+			size = min(arenaChunk, len(a.rest))
 		}
-		return []byte{}
+		a.chunk = bytes.Clone(a.rest[:size])
 	}
-	if len(b) > arenaChunk/4 {
-		return bytes.Clone(b)
-	}
-	if cap(a.chunk)-len(a.chunk) < len(b) {
-		a.chunk = make([]byte, 0, arenaChunk)
-	}
-	n := len(a.chunk)
-	a.chunk = append(a.chunk, b...)
-	return a.chunk[n:len(a.chunk):len(a.chunk)]
+	body := a.chunk[from:to:to]
+	a.rest, a.chunk = a.rest[to:], a.chunk[to:]
+	return r.parse(body)
 }
 
-// parseHeaders reads the headers of a record.
+// parseHeaders reads the headers of a record, whose values stay where they are.
 func (a *arena) parseHeaders(b []byte) ([]kafka.Header, error) {
 	d := reader{b: b}
 	n := d.varint()
@@ -298,7 +313,7 @@ func (a *arena) parseHeaders(b []byte) ([]kafka.Header, error) {
 	from := len(a.headers)
 	for range n {
 		key, value := d.nullable(), d.nullable()
-		a.headers = append(a.headers, kafka.Header{Key: a.name(key), Value: a.copy(value)})
+		a.headers = append(a.headers, kafka.Header{Key: a.name(key), Value: value})
 	}
 	if d.short {
 		return nil, fmt.Errorf("%w: record headers", errCorrupt)

@@ -66,6 +66,40 @@ func withChecksum(raw []byte) []byte {
 	return raw
 }
 
+// TestRecordSizes reads batches of records of all sizes around those of the chunks
+// that they are kept in.
+func TestRecordSizes(t *testing.T) {
+	sizes := []int{0, 1, 63, 64, 200, 8000, 8190, 8192, 8193, 9000, 20_000, 32_000, 32_760, 32_768, 33_000, 100_000}
+	var raw []byte
+	var want []int
+	for first := range sizes {
+		var body []byte
+		n := 0
+		for i := range 3 * len(sizes) {
+			size := sizes[(first+i*(first+1))%len(sizes)]
+			r := kmsg.Record{OffsetDelta: int32(n), Key: fmt.Append(nil, len(want)), Value: bytes.Repeat([]byte{byte(len(want))}, size)}
+			// The length is that of what follows it.
+			r.Length = int32(len(r.AppendTo(nil))) - 1
+			body = r.AppendTo(body)
+			want = append(want, size)
+			n++
+		}
+		rb := kmsg.RecordBatch{
+			FirstOffset: int64(len(want) - n), Magic: 2, LastOffsetDelta: int32(n - 1), NumRecords: int32(n), Records: body, Length: int32(49 + len(body)),
+		}
+		raw = append(raw, withChecksum(rb.AppendTo(nil))...)
+	}
+	records, position, err := fluxkafka.DecodeRecords(raw, false, nil)
+	if err != nil || position != int64(len(want)) || len(records) != len(want) {
+		t.Fatalf("%d records up to %d, error %v, want %d", len(records), position, err, len(want))
+	}
+	for i, r := range records {
+		if string(r.Key) != fmt.Sprint(i) || !bytes.Equal(r.Value, bytes.Repeat([]byte{byte(i)}, want[i])) {
+			t.Fatalf("record %d has key %q and %d bytes, want %d", i, r.Key, len(r.Value), want[i])
+		}
+	}
+}
+
 func TestDecodeRecords(t *testing.T) {
 	for _, tt := range []struct {
 		name     string

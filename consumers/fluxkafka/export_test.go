@@ -96,7 +96,8 @@ type Record struct {
 type Aborted struct{ Producer, First int64 }
 
 // DecodeRecords returns what a consumer sees of a fetch response's records, and
-// the position behind them.
+// the position behind them. The buffers that they were read from are used for
+// something else by then.
 func DecodeRecords(records []byte, committed bool, aborted []Aborted) (out []Record, position int64, err error) {
 	res := &fetchResponse{records: slices.Clone(records)}
 	for _, a := range aborted {
@@ -104,6 +105,11 @@ func DecodeRecords(records []byte, committed bool, aborted []Aborted) (out []Rec
 	}
 	b := batches{committed: committed}
 	b.reset(res)
+	defer func() {
+		clear(res.records)
+		clear(b.inflated.AvailableBuffer()[:b.inflated.Available()])
+		clear(b.inflated.Bytes())
+	}()
 	var a arena
 	for {
 		batch, err := b.next()
@@ -113,17 +119,17 @@ func DecodeRecords(records []byte, committed bool, aborted []Aborted) (out []Rec
 		if err != nil {
 			return out, position, err
 		}
-		rest := batch.records
-		for i := 0; i < batch.count && len(rest) > 0; i++ {
+		a.reset(batch.records)
+		for i := 0; i < batch.count && a.more(); i++ {
 			var raw rawRecord
-			if rest, err = raw.parse(rest); err != nil {
+			if err := a.next(&raw); err != nil {
 				return out, position, err
 			}
 			headers, err := a.parseHeaders(raw.headers)
 			if err != nil {
 				return out, position, err
 			}
-			out = append(out, Record{batch.base + raw.offsetDelta, batch.timestamp(&raw), a.copy(raw.key), a.copy(raw.value), headers})
+			out = append(out, Record{batch.base + raw.offsetDelta, batch.timestamp(&raw), raw.key, raw.value, headers})
 		}
 		position = batch.last + 1
 	}

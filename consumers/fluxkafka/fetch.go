@@ -276,6 +276,15 @@ func (d *reader) int64() int64 {
 
 // varint reads a zigzag varint.
 func (d *reader) varint() int64 {
+	if len(d.b) > 0 && d.b[0] < 0x80 { // as most are
+		u := d.b[0]
+		d.b = d.b[1:]
+		return int64(u>>1) ^ -int64(u&1)
+	}
+	return d.longVarint()
+}
+
+func (d *reader) longVarint() int64 {
 	v, n := binary.Varint(d.b)
 	if n <= 0 {
 		d.short = true

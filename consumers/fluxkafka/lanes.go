@@ -119,17 +119,16 @@ func (r *record) recall() {
 	}
 	r.msg.Topic, r.msg.Partition, r.msg.Offset = r.part.base, int(partition), offset
 	r.msg.Time, r.msg.Headers = time.UnixMilli(published), own
-	r.meta.Time, r.meta.Attempts, r.meta.Deferrals = r.msg.Time, int(attempts), int(deferrals)
-	r.due, r.until = time.UnixMilli(due), time.UnixMilli(until)
-	r.tenant = facts[headerTenant]
-	r.meta.Order = r.part.order(offset)
+	r.stay = &stay{
+		due: time.UnixMilli(due), until: time.UnixMilli(until), tenant: facts[headerTenant], attempts: int(attempts), deferrals: int(deferrals),
+	}
 }
 
 // untilDue waits until a lane's record is due. If its time has not come even
 // then, it is sent to a lane again and hopped is true. ok is false when ctx ended.
 func (p *partition) untilDue(ctx context.Context, in stream.Intake[*kafka.Message], r *record) (hopped, ok bool) {
 	for {
-		wait := time.Until(r.due)
+		wait := time.Until(r.stay.due)
 		if wait <= 0 {
 			break
 		}
@@ -154,7 +153,7 @@ func (p *partition) untilDue(ctx context.Context, in stream.Intake[*kafka.Messag
 			return false, false
 		}
 	}
-	if time.Until(r.until) <= 0 {
+	if time.Until(r.stay.until) <= 0 {
 		return false, true
 	}
 	return true, p.hop(ctx, r)
@@ -179,7 +178,7 @@ func (p *partition) hop(ctx context.Context, r *record) bool {
 		defer cancel()
 		for failures := 1; ; failures++ {
 			err := p.gen.session.hold(late, r, stream.Deferral{
-				Until: r.until, Reason: stream.ReasonQuota, Tenant: r.tenant, Attempts: r.meta.Attempts, Deferrals: r.meta.Deferrals,
+				Until: r.stay.until, Reason: stream.ReasonQuota, Tenant: r.stay.tenant, Attempts: r.stay.attempts, Deferrals: r.stay.deferrals,
 			})
 			if err == nil {
 				p.pass(r)

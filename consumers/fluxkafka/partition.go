@@ -188,10 +188,10 @@ func (p *partition) deliver(ctx context.Context, in stream.Intake[*kafka.Message
 		if err != nil {
 			return false, err
 		}
-		rest := b.records
-		for i := 0; i < b.count && len(rest) > 0; i++ {
+		p.arena.reset(b.records)
+		for i := 0; i < b.count && p.arena.more(); i++ {
 			var raw rawRecord
-			if rest, err = raw.parse(rest); err != nil {
+			if err := p.arena.next(&raw); err != nil {
 				return false, fmt.Errorf("the batch at offset %d: %w", b.base, err)
 			}
 			offset := b.base + raw.offsetDelta
@@ -238,12 +238,11 @@ func (p *partition) take(ctx context.Context, b *batch, raw *rawRecord, offset i
 	}
 	r := &p.slab[0]
 	p.slab = p.slab[1:]
-	r.part, r.offset = p, offset
-	r.msg = kafka.Message{
-		Topic: p.topic, Partition: p.id, Offset: offset, HighWaterMark: p.stable,
-		Key: p.arena.copy(raw.key), Value: p.arena.copy(raw.value), Headers: headers, Time: b.timestamp(raw),
-	}
-	r.meta = stream.Meta{Time: r.msg.Time, Bytes: raw.size, Redelivered: redelivered, Order: p.order(offset), Partition: p.name}
+	// One by one, as a whole message would be made beside it and moved.
+	r.part, r.offset, r.size, r.redelivered = p, offset, raw.size, redelivered
+	m := &r.msg
+	m.Topic, m.Partition, m.Offset, m.HighWaterMark = p.topic, p.id, offset, p.stable
+	m.Key, m.Value, m.Headers, m.Time = raw.key, raw.value, headers, b.timestamp(raw)
 	if p.delay > 0 {
 		r.recall()
 	} else if p.gen.session.affinity != nil {
@@ -267,7 +266,7 @@ func (p *partition) hand(ctx context.Context, in stream.Intake[*kafka.Message], 
 		if !p.room(ctx) {
 			return false
 		}
-		if p.delay > 0 {
+		if r.stay != nil {
 			hopped, ok := p.untilDue(ctx, in, r)
 			if !ok || hopped {
 				return ok
@@ -281,7 +280,7 @@ func (p *partition) hand(ctx context.Context, in stream.Intake[*kafka.Message], 
 		p.mu.Lock()
 		r.state = stateHeld
 		p.out--
-		p.outBytes -= r.meta.Bytes
+		p.outBytes -= int(r.size)
 		p.mu.Unlock()
 		return false
 	}
@@ -292,7 +291,7 @@ func (p *partition) hand(ctx context.Context, in stream.Intake[*kafka.Message], 
 func (p *partition) enter(r *record) {
 	r.state = stateOut
 	p.out++
-	p.outBytes += r.meta.Bytes
+	p.outBytes += int(r.size)
 }
 
 // redeliver hands out again what the gate gave up.
@@ -305,8 +304,7 @@ func (p *partition) redeliver(ctx context.Context, in stream.Intake[*kafka.Messa
 		}
 		old := p.again[0]
 		p.again = p.again[1:]
-		r := &record{msg: old.msg, meta: old.meta, part: p, offset: old.offset}
-		r.meta.Redelivered = true
+		r := &record{msg: old.msg, part: p, offset: old.offset, size: old.size, redelivered: true, stay: old.stay}
 		p.tracker.replace(old, r)
 		p.mu.Unlock()
 		if !p.hand(ctx, in, r) {
@@ -383,7 +381,7 @@ func (p *partition) release(r *record) {
 // leave counts r out of the window. The lock is held.
 func (p *partition) leave(r *record) {
 	p.out--
-	p.outBytes -= r.meta.Bytes
+	p.outBytes -= int(r.size)
 	p.rouse()
 	if p.out == 0 && p.gen.draining.Load() {
 		notify(p.gen.settled)

@@ -16,18 +16,26 @@ import (
 // partition, offset and time of then.
 type record struct {
 	msg    kafka.Message
-	meta   stream.Meta
 	part   *partition
 	offset int64 // in part
+	stay   *stay // nil: it comes from no lane
 
-	// Of a lane's record: when it may leave the lane, and when its time has
-	// come, which is later if no lane is long enough.
-	due, until time.Time
-	tenant     string
+	size        int32
+	redelivered bool
 
 	// Guarded by part.mu.
-	prev, next *record
 	state      state
+	prev, next *record
+}
+
+// stay is what a lane's record says of its deferral.
+type stay struct {
+	// due is when it may leave the lane, until when its time has come, which is
+	// later if no lane is long enough.
+	due, until time.Time
+
+	tenant              string
+	attempts, deferrals int
 }
 
 type state uint8
@@ -43,7 +51,15 @@ var _ stream.Delivery[*kafka.Message] = (*record)(nil)
 
 func (r *record) Message() *kafka.Message { return &r.msg }
 
-func (r *record) Meta() stream.Meta { return r.meta }
+func (r *record) Meta() stream.Meta {
+	m := stream.Meta{
+		Time: r.msg.Time, Redelivered: r.redelivered, Order: r.part.order(r.msg.Offset), Bytes: int(r.size), Partition: r.part.name,
+	}
+	if r.stay != nil {
+		m.Attempts, m.Deferrals = r.stay.attempts, r.stay.deferrals
+	}
+	return m
+}
 
 func (r *record) Revoked() <-chan struct{} { return r.part.gen.revoked }
 
