@@ -92,7 +92,7 @@ func (r *fetchRequest) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 		return nil, fmt.Errorf("%w: %d bytes", errResponse, n)
 	}
 	if int64(cap(r.buf)) < n {
-		r.buf = make([]byte, n)
+		r.buf = make([]byte, n+n/8) // or every answer that is a little longer than the last would make another
 	}
 	buf := r.buf[:n]
 	if _, err := io.ReadFull(rw, buf); err != nil {
@@ -244,13 +244,6 @@ func (d *reader) bytes(n int) []byte {
 	b := d.b[:n:n]
 	d.b = d.b[n:]
 	return b
-}
-
-func (d *reader) int8() int8 {
-	if b := d.bytes(1); b != nil {
-		return int8(b[0])
-	}
-	return 0
 }
 
 func (d *reader) int16() int16 {
