@@ -30,7 +30,7 @@ var peers = []peer{
 // notMeasured says which libraries one might look for, and why they are not
 // in the table.
 var notMeasured = []string{
-	"clipperhouse/rate and webriots/rate: the public module proxy answers 403 for every version of them, so a module that anyone can build cannot require them.",
+	"clipperhouse/rate and webriots/rate: their modules were not to be had when this was written.",
 	"go-redis/redis_rate, gubernator, envoyproxy/ratelimit: a network round trip per decision; in-process they have no counterpart.",
 }
 

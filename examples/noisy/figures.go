@@ -92,7 +92,7 @@ func measureShares(c judged) ([]figure, error) {
 		Window: len(load), TenantWindow: len(load), Weight: weight,
 		Cost: func(m *message) int64 { return m.Cost },
 	}
-	history, err := run(c(gcra.Unlimited(), cfg), load)
+	history, err := play(c(gcra.Unlimited(), cfg), load)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +127,7 @@ func measureSlowing(c judged, how string, limit gcra.Limit) (figure, error) {
 			load = append(load, planned{0, message{Tenant: noisy, Work: service*3/4 + time.Duration(rng.Int64N(int64(service)/2))}})
 		}
 		slices.SortStableFunc(load, func(a, b planned) int { return int(a.at - b.at) })
-		history, err := run(c(limit, stream.Config[*message]{}), load)
+		history, err := play(c(limit, stream.Config[*message]{}), load)
 		return longestOf(dwells(history)[quiet[0]]), err
 	}
 	alone, err := dwell(0)

@@ -59,8 +59,8 @@ func plan() []planned {
 	return load
 }
 
-// run gives a consumer a load, in virtual time, and returns what happened.
-func run(c consumer, load []planned) (streamtest.History, error) {
+// play gives a consumer a load, in virtual time, and returns what happened.
+func play(c consumer, load []planned) (streamtest.History, error) {
 	var history streamtest.History
 	var err error
 	synctest.Test(new(testing.T), func(*testing.T) {

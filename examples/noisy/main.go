@@ -12,36 +12,35 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"flag"
-	"fmt"
 	"io"
 	"os"
+
+	"github.com/fluxlimiter/flux/examples/internal/program"
 )
 
+// It is over in seconds, so an interrupt simply ends the process.
 func main() {
-	if err := start(os.Args[1:], os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "noisy:", err)
-		os.Exit(1)
-	}
+	os.Exit(program.Run(context.Background(), "noisy", run, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-func start(args []string, out, log io.Writer) error {
+func run(_ context.Context, args []string, stdout, _ io.Writer) error {
 	flags := flag.NewFlagSet("noisy", flag.ContinueOnError)
-	flags.SetOutput(log)
 	figures := flags.Bool("figures", false, "print the figures of fairness instead of drawing")
-	name := flags.String("o", "noisy.svg", "the file to draw to")
-	if err := flags.Parse(args); err != nil {
+	name := flags.String("o", "noisy.svg", "the `file` to draw to")
+	if err := program.Parse(flags, "Draws what a noisy tenant does to quiet ones.", args, stdout); err != nil {
 		return err
 	}
-	if flags.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	if *name == "" {
+		return program.Usagef("-o %q: want the name of a file", *name)
 	}
 	if *figures {
 		measured, err := measure(fluxed)
 		if err != nil {
 			return err
 		}
-		return report(out, measured)
+		return report(stdout, measured)
 	}
 	var picture bytes.Buffer
 	if err := draw(&picture); err != nil {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fluxlimiter/flux/examples/internal/program"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 	"github.com/fluxlimiter/flux/stream/streamtest"
@@ -20,7 +21,7 @@ import (
 // TestPicture holds what the picture is there to show.
 func TestPicture(t *testing.T) {
 	for _, c := range contenders() {
-		history, err := run(c, plan())
+		history, err := play(c, plan())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +45,7 @@ func TestDraw(t *testing.T) {
 	var pictures [2][]byte
 	for i := range pictures {
 		name := filepath.Join(t.TempDir(), "noisy.svg")
-		if err := start([]string{"-o", name}, io.Discard, io.Discard); err != nil {
+		if err := run(t.Context(), []string{"-o", name}, io.Discard, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		var err error
@@ -72,7 +73,7 @@ func TestDraw(t *testing.T) {
 
 func TestFigures(t *testing.T) {
 	var out strings.Builder
-	if err := start([]string{"-figures"}, &out, io.Discard); err != nil {
+	if err := run(t.Context(), []string{"-figures"}, &out, io.Discard); err != nil {
 		t.Error(err)
 	}
 	t.Logf("\n%s", &out)
@@ -100,9 +101,11 @@ func TestFiguresOfFIFO(t *testing.T) {
 }
 
 func TestBadArguments(t *testing.T) {
-	for _, args := range [][]string{{"-x"}, {"more"}} {
-		if err := start(args, io.Discard, io.Discard); err == nil {
-			t.Errorf("%q is accepted", args)
+	for want, args := range map[string][]string{"-x": {"-x"}, `"more"`: {"more"}, `-o ""`: {"-o", ""}} {
+		var stderr strings.Builder
+		code := program.Run(t.Context(), "noisy", run, args, io.Discard, &stderr)
+		if said := stderr.String(); code != 2 || !strings.Contains(said, want) || strings.Count(said, "\n") != 1 {
+			t.Errorf("%q: exit code %d, stderr %q", args, code, said)
 		}
 	}
 }

@@ -50,7 +50,7 @@ const (
 func draw(w io.Writer) error {
 	var row []*plot.Plot
 	for _, c := range contenders() {
-		history, err := run(c, plan())
+		history, err := play(c, plan())
 		if err != nil {
 			return err
 		}

@@ -20,20 +20,42 @@ func read(t *testing.T, name string) string {
 	return string(b)
 }
 
-// TestExample holds that the code in README is code that compiles and runs.
-func TestExample(t *testing.T) {
-	const source = "consumers/fluxnats/example_test.go"
-	_, block, ok := strings.Cut(read(t, "README.md"), "```go\n")
-	block, _, closed := strings.Cut(block, "```")
-	if !ok || !closed || strings.TrimSpace(block) == "" {
-		t.Fatal("README.md has no Go example")
+// TestExamples holds that the code in README is code that compiles and runs: each
+// block stands in the test that the text before it links to.
+func TestExamples(t *testing.T) {
+	tests := regexp.MustCompile(`\]\((\S+_test\.go)\)`)
+	before, blocks := "", strings.Split(read(t, "README.md"), "```go\n")
+	if len(blocks) < 3 {
+		t.Fatalf("README.md has %d Go examples", len(blocks)-1)
 	}
-	if !strings.Contains(read(t, source), block) {
-		t.Errorf("the example of README.md is not in %s:\n%s", source, block)
+	for i, part := range blocks {
+		block, after, closed := strings.Cut(part, "```")
+		if i == 0 {
+			before = part
+			continue
+		}
+		links := tests.FindAllStringSubmatch(before, -1)
+		before += after
+		if !closed || strings.TrimSpace(block) == "" || len(links) == 0 {
+			t.Fatalf("example %d of README.md is empty or names no test:\n%s", i, block)
+		}
+		source := links[len(links)-1][1]
+		if !strings.Contains(unindented(read(t, source)), unindented(block)) {
+			t.Errorf("example %d of README.md is not in %s:\n%s", i, source, block)
+		}
+		if n := strings.Count(block, "\n"); n > 30 {
+			t.Errorf("example %d of README.md has %d lines", i, n)
+		}
 	}
-	if n := strings.Count(block, "\n"); n > 30 {
-		t.Errorf("the example of README.md has %d lines", n)
+}
+
+// unindented returns code without what its lines begin with.
+func unindented(code string) string {
+	var b strings.Builder
+	for line := range strings.Lines(code) {
+		b.WriteString(strings.TrimLeft(line, "\t"))
 	}
+	return b.String()
 }
 
 // TestLinks holds that what README, CHANGELOG and CONTRIBUTING link to exists.
