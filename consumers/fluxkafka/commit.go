@@ -45,28 +45,51 @@ func (p *partition) snapshot() (snapshot, bool) {
 	return s, true
 }
 
+// A broker writes the offsets of a commit, with their maps, as one batch, which
+// may be as large as one of messages, by default a megabyte.
+const (
+	commitBytes    = 512 << 10
+	commitOverhead = 128 // bytes of a partition's offset besides names and map
+)
+
 // commit commits what is new. It reports whether nothing is left to commit.
 // One goroutine at a time may call it: the generation's.
 func (g *generation) commit(ctx context.Context) bool {
 	if g.fenced.Load() {
 		return false
 	}
+	clean := true
 	var news []snapshot
-	topics := make(map[string][]offsetcommit.RequestPartition)
+	bytes := 0
 	for _, p := range g.parts {
-		if s, ok := p.snapshot(); ok {
-			news = append(news, s)
-			topics[p.topic] = append(topics[p.topic], offsetcommit.RequestPartition{
-				PartitionIndex: int32(p.id), CommittedOffset: s.offset, CommittedMetadata: s.done,
-				CommittedLeaderEpoch: -1, // the client's own commit says epoch 0, which other clients would believe
-			})
+		s, ok := p.snapshot()
+		if !ok {
+			continue
 		}
+		size := commitOverhead + len(g.session.cfg.Group) + len(p.topic) + len(s.done)
+		if bytes += size; bytes > commitBytes && len(news) > 0 {
+			clean = g.send(ctx, news) && clean
+			news, bytes = news[:0], size
+		}
+		news = append(news, s)
 	}
-	if len(news) == 0 {
-		return true
+	if len(news) > 0 {
+		clean = g.send(ctx, news) && clean
+	}
+	return clean
+}
+
+// send commits snapshots. It reports whether all of them were taken.
+func (g *generation) send(ctx context.Context, news []snapshot) bool {
+	topics := make(map[string][]offsetcommit.RequestPartition)
+	for _, s := range news {
+		topics[s.part.topic] = append(topics[s.part.topic], offsetcommit.RequestPartition{
+			PartitionIndex: int32(s.part.id), CommittedOffset: s.offset, CommittedMetadata: s.done,
+			CommittedLeaderEpoch: -1, // the client's own commit says epoch 0, which other clients would believe
+		})
 	}
 	codes, err := g.session.commitOffsets(ctx, g, topics)
-	clean := true
+	failed := 0
 	for _, s := range news {
 		cause := err
 		if cause == nil {
@@ -81,24 +104,29 @@ func (g *generation) commit(ctx context.Context) bool {
 			s.part.committed, s.part.lastMap = s.offset, s.done
 			s.part.tried = s.part.tried[:0]
 		} else {
-			s.part.dirty, clean = true, false
+			s.part.dirty = true
 		}
 		s.part.mu.Unlock()
-		if cause != nil {
-			g.commitFailed(ctx, s, cause)
+		if cause == nil {
+			continue
 		}
+		if failed++; failed == 1 {
+			g.session.log.LogAttrs(ctx, slog.LevelWarn, "commit failed", s.part.attr(), slog.Int("partitions", len(news)), slog.Int64("offset", s.offset), slog.Any("error", cause))
+		}
+		g.commitFailed(s, cause)
 	}
-	if clean {
-		g.session.stats.commits.Add(1)
-	} else {
+	if failed > 0 {
 		g.session.stats.commitErrors.Add(1)
+		return false
 	}
-	return clean
+	g.session.stats.commits.Add(1)
+	return true
 }
 
 var errNoAnswer = errors.New("no answer for the partition")
 
-func (g *generation) commitFailed(ctx context.Context, s snapshot, cause error) {
+// commitFailed acts on why a snapshot was not committed.
+func (g *generation) commitFailed(s snapshot, cause error) {
 	for _, code := range lost {
 		if errors.Is(cause, code) && g.fenced.CompareAndSwap(false, true) {
 			g.session.stats.fenced.Add(1)
@@ -108,12 +136,11 @@ func (g *generation) commitFailed(ctx context.Context, s snapshot, cause error) 
 	if errors.Is(cause, kafka.OffsetMetadataTooLarge) {
 		g.session.mapLimit.Store(int64(len(s.done) / 2))
 	}
-	g.session.log.LogAttrs(ctx, slog.LevelWarn, "commit failed", s.part.attr(), slog.Int64("offset", s.offset), slog.Any("error", cause))
 }
 
 // commitLast commits what is left when the partitions are about to go.
-func (g *generation) commitLast() {
-	ctx, cancel := context.WithTimeout(context.Background(), slack)
+func (g *generation) commitLast(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, slack)
 	defer cancel()
 	for failures := 1; !g.commit(ctx) && !g.fenced.Load(); failures++ {
 		if !sleep(ctx, backoff(failures)) {

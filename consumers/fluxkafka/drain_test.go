@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/gcra"
@@ -139,4 +141,82 @@ func TestStuckPartition(t *testing.T) {
 		m.crash()
 		<-m.done
 	})
+}
+
+// A commit that is under way when a rebalance begins is waited for: cut off, it
+// could reach the broker after the next one, and take the group back.
+func TestRebalanceDuringACommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const messages = 400
+		c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
+		defer c.close()
+		h := newHistory()
+		handle := func(ctx context.Context, d delivery) error {
+			if d.Message().Offset%100 == 70 {
+				time.Sleep(3 * time.Second) // the drain takes that long, and commits meanwhile
+			}
+			h.add(d.Message())
+			return d.Ack(ctx)
+		}
+		a := c.start(c.config("t"), handle)
+		c.allCommitted("t", 10*time.Second)
+		went := watchCommitted(c)
+		var slow atomic.Bool
+		c.ControlKey(int16(kmsg.OffsetCommit), func(kmsg.Request) (kmsg.Response, error, bool) {
+			if slow.CompareAndSwap(true, false) {
+				c.SleepControl(func() { time.Sleep(1200 * time.Millisecond) })
+			}
+			return nil, nil, false
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for i := range messages {
+				c.produce("t", i, i+1, messages, 1)
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+		var members []*member
+		for range 4 {
+			time.Sleep(1500 * time.Millisecond)
+			slow.Store(true)
+			members = append(members, c.start(c.config("t"), handle))
+		}
+		wg.Wait()
+		c.allCommitted("t", time.Minute)
+		for _, m := range append(members, a) {
+			m.stop()
+		}
+		if err := went(); err != nil {
+			t.Error(err)
+		}
+		if h.distinct() != messages || h.duplicates() > 0 {
+			t.Errorf("handled %d of %d, %d twice", h.distinct(), messages, h.duplicates())
+		}
+	})
+}
+
+// watchCommitted looks at the committed offset of t/0 until its result is called,
+// which returns an error if it went back.
+func watchCommitted(c *cluster) func() error {
+	stop, done := make(chan struct{}), make(chan error)
+	go func() {
+		var fault error
+		for last := int64(-1); ; time.Sleep(5 * time.Millisecond) {
+			now := c.committed("t", 0)
+			if now < last && fault == nil {
+				fault = fmt.Errorf("the committed offset went back from %d to %d", last, now)
+			}
+			last = now
+			select {
+			case <-stop:
+				done <- fault
+				return
+			default:
+			}
+		}
+	}()
+	return func() error {
+		close(stop)
+		return <-done
+	}
 }

@@ -50,6 +50,8 @@ func (g *generation) run(ctx, ended context.Context, in stream.Intake[*kafka.Mes
 	fetching, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	defer context.AfterFunc(ended, func() { stop(kafka.ErrGenerationEnded) })()
+	hurry, done := outlive(fetching, g.session.cfg.DrainTimeout) // the group waits from then on
+	defer done()
 
 	var wg sync.WaitGroup
 	err := g.load(fetching)
@@ -66,8 +68,14 @@ func (g *generation) run(ctx, ended context.Context, in stream.Intake[*kafka.Mes
 		err = g.serve(fetching)
 	}
 	stop(err)
+	if ctx.Err() != nil {
+		// Heartbeats go on, and the gate settles or releases everything in its own
+		// time, unless others come or go.
+		hurry, done = outlive(ended, g.session.cfg.DrainTimeout)
+		defer done()
+	}
 	wg.Wait()
-	g.drain(ctx, ended, in)
+	g.drain(hurry, in)
 
 	switch {
 	case ctx.Err() != nil:
@@ -92,7 +100,11 @@ func (g *generation) serve(fetching context.Context) error {
 		case <-fetching.Done():
 			return context.Cause(fetching)
 		case <-commits.C:
-			g.commit(fetching)
+			// One that is cut off may reach the broker after the next one, and take the
+			// group back.
+			late, cancel := outlive(fetching, slack)
+			g.commit(late)
+			cancel()
 		case <-watch.C:
 			if err := g.session.watch(fetching); err != nil {
 				return err
@@ -104,35 +116,23 @@ func (g *generation) serve(fetching context.Context) error {
 	}
 }
 
-// drain asks the gate for what no handler has, waits for the rest, commits, and
-// ends the partitions.
-// When the whole run ends, the group still sees heartbeats and the gate settles
-// or releases everything in its own time; otherwise the group is waiting, and
-// what is not settled in the drain timeout is revoked, to be delivered again to
-// the next owner. The partitions are this member's until then: the group moves
-// on when it joins again.
-func (g *generation) drain(ctx, ended context.Context, in stream.Intake[*kafka.Message]) {
+// drain asks the gate for what no handler has, waits for the rest until hurry
+// ends, commits, and ends the partitions. What is not settled by then is revoked,
+// to be delivered again to the next owner. The partitions are this member's until
+// then: the group moves on when it joins again.
+func (g *generation) drain(hurry context.Context, in stream.Intake[*kafka.Message]) {
 	g.draining.Store(true)
 	in.Recall(g.revoked)
 	commits := time.NewTicker(g.session.cfg.CommitInterval)
 	defer commits.Stop()
-	unhurried := context.WithoutCancel(ctx)
-	var deadline <-chan time.Time
-	rebalance := ended.Done()
-	if ctx.Err() == nil {
-		rebalance = nil
-		deadline = time.After(g.session.cfg.DrainTimeout)
-	}
-	for waiting := true; waiting && g.out() > 0 && !g.fenced.Load(); {
+	late, cancel := outlive(hurry, slack)
+	defer cancel()
+	for g.out() > 0 && !g.fenced.Load() && hurry.Err() == nil {
 		select {
 		case <-g.settled:
 		case <-commits.C:
-			g.commit(unhurried)
-		case <-rebalance:
-			rebalance = nil
-			deadline = time.After(g.session.cfg.DrainTimeout)
-		case <-deadline:
-			waiting = false
+			g.commit(late)
+		case <-hurry.Done():
 		}
 	}
 	left := 0
@@ -147,9 +147,9 @@ func (g *generation) drain(ctx, ended context.Context, in stream.Intake[*kafka.M
 	g.session.setCurrent(nil, nil)
 	if left > 0 {
 		g.session.stats.abandoned.Add(int64(left))
-		g.session.log.LogAttrs(ctx, slog.LevelWarn, "messages were not settled in the drain timeout", slog.Int("messages", left), slog.Int("generation", int(g.id)))
+		g.session.log.LogAttrs(late, slog.LevelWarn, "messages were not settled in the drain timeout", slog.Int("messages", left), slog.Int("generation", int(g.id)))
 	}
-	g.commitLast()
+	g.commitLast(late)
 	for _, p := range g.parts {
 		g.session.memory.keep(p)
 	}

@@ -31,9 +31,9 @@ type Stats struct {
 	// one.
 	Generations, JoinErrors int64
 
-	// Commits counts the commits, CommitErrors those of them that failed for a
-	// partition at least and were tried again, and Fenced the generations that
-	// ended because the group had given the partitions to others.
+	// Commits counts the commits that were confirmed, CommitErrors those that
+	// failed for a partition at least and were tried again, and Fenced the
+	// generations that ended because the group had given the partitions to others.
 	Commits, CommitErrors, Fenced int64
 
 	// FetchErrors counts the fetches that failed and were tried again.
