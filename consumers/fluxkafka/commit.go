@@ -58,25 +58,31 @@ func (g *generation) commit(ctx context.Context) bool {
 	if g.fenced.Load() {
 		return false
 	}
-	clean := true
 	var news []snapshot
-	bytes := 0
 	for _, p := range g.parts {
-		s, ok := p.snapshot()
-		if !ok {
-			continue
+		if s, ok := p.snapshot(); ok {
+			news = append(news, s)
 		}
-		size := commitOverhead + len(g.session.cfg.Group) + len(p.topic) + len(s.done)
-		if bytes += size; bytes > commitBytes && len(news) > 0 {
-			clean = g.send(ctx, news) && clean
-			news, bytes = news[:0], size
-		}
-		news = append(news, s)
 	}
-	if len(news) > 0 {
-		clean = g.send(ctx, news) && clean
+	clean := true
+	for len(news) > 0 {
+		n := parcel(news, len(g.session.cfg.Group))
+		clean = g.send(ctx, news[:n]) && clean
+		news = news[n:]
 	}
 	return clean
+}
+
+// parcel returns how many of the snapshots, at least one, go into one commit of a
+// group with so long a name.
+func parcel(news []snapshot, group int) int {
+	bytes := 0
+	for i, s := range news {
+		if bytes += commitOverhead + group + len(s.part.topic) + len(s.done); bytes > commitBytes && i > 0 {
+			return i
+		}
+	}
+	return len(news)
 }
 
 // send commits snapshots. It reports whether all of them were taken.

@@ -79,6 +79,15 @@ func DecodeCompleted(metadata string, base int64) (done [][2]int64, ok bool) {
 
 const MaxMetadata = maxMetadata
 
+// Parcel returns how many maps of those sizes go into one commit.
+func Parcel(sizes []int) int {
+	var news []snapshot
+	for _, size := range sizes {
+		news = append(news, snapshot{part: &partition{topic: "t"}, done: string(make([]byte, size))})
+	}
+	return parcel(news, 1)
+}
+
 // Assign is the sticky balancer's assignment.
 func Assign(members []kafka.GroupMember, counts map[string]int, base func(string) string) kafka.GroupMemberAssignments {
 	return assign(members, counts, base)

@@ -229,3 +229,27 @@ func FuzzCompleted(f *testing.F) {
 		}
 	})
 }
+
+// A broker refuses a commit of more than a megabyte as a whole, however often it
+// is tried.
+func TestCommitsOfManyPartitionsAreParted(t *testing.T) {
+	for range 100 {
+		sizes := make([]int, rand.IntN(2000))
+		for i := range sizes {
+			sizes[i] = rand.IntN(fluxkafka.MaxMetadata + 1)
+		}
+		for commits := 0; len(sizes) > 0; commits++ {
+			n, bytes := fluxkafka.Parcel(sizes), 0
+			if n < 1 || n > len(sizes) {
+				t.Fatalf("%d of %d maps", n, len(sizes))
+			}
+			for _, size := range sizes[:n] {
+				bytes += size + 100 // of what comes with it
+			}
+			if bytes > 1<<20 || n < len(sizes) && bytes < 1<<18 {
+				t.Errorf("%d maps in one commit, of %d bytes", n, bytes)
+			}
+			sizes = sizes[n:]
+		}
+	}
+}
