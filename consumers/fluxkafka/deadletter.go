@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/segmentio/kafka-go"
@@ -40,7 +41,12 @@ func (s *session) bury(ctx context.Context, r *record, l stream.Letter) error {
 		Key: r.msg.Key, Value: r.msg.Value, Headers: s.letterHeaders(r, l), Time: r.msg.Time,
 	}
 	err := s.publisher.publish(ctx, m)
-	if errors.Is(err, kafka.MessageSizeTooLarge) {
+	if errors.Is(err, kafka.InvalidTimestamp) {
+		// The topic takes no time so far from now. A header has it.
+		m.Time = time.Now()
+		err = s.publisher.publish(ctx, m)
+	}
+	if tooLarge(err) {
 		// The message itself was small enough once: leave out what we added for
 		// the reader's comfort.
 		l.Stack = nil

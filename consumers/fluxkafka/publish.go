@@ -18,27 +18,39 @@ const (
 // publisher publishes messages to the partition that they came from, and
 // returns when every in-sync replica has them.
 type publisher struct {
-	small, large *kafka.Writer
+	batches *kafka.Writer
+	alone   *kafka.Writer // for one message at a time, compressed
 }
 
 // newPublisher returns a publisher on a transport. A writer of this client
 // without RequiredAcks waits for nobody, and one without BatchTimeout a second.
 func newPublisher(cfg *Config, transport *kafka.Transport) *publisher {
-	writer := func(size, bytes int) *kafka.Writer {
+	writer := func(size, bytes int, compression kafka.Compression) *kafka.Writer {
 		return &kafka.Writer{
 			Addr: kafka.TCP(cfg.Brokers...), Transport: transport, Balancer: sourcePartition{},
-			RequiredAcks: kafka.RequireAll, BatchSize: size, BatchBytes: int64(bytes), BatchTimeout: 5 * time.Millisecond,
+			RequiredAcks: kafka.RequireAll, BatchSize: size, BatchBytes: int64(bytes), BatchTimeout: 5 * time.Millisecond, Compression: compression,
 			MaxAttempts: 3, WriteTimeout: cfg.RequestTimeout, ReadTimeout: cfg.RequestTimeout,
 		}
 	}
-	return &publisher{small: writer(1000, batchBytes), large: writer(1, maxResponse)}
+	return &publisher{
+		batches: writer(1000, batchBytes, 0),
+		// What its producer compressed may fit the topic only compressed. Every
+		// broker knows gzip.
+		alone: writer(1, maxResponse, kafka.Gzip),
+	}
 }
 
 func (p *publisher) publish(ctx context.Context, m kafka.Message) error {
-	w := p.small
-	if size(&m) > largeBytes {
-		w = p.large
+	if size(&m) <= largeBytes {
+		// It may be the batch that is too large for the topic.
+		if err := write(ctx, p.batches, m); !tooLarge(err) {
+			return err
+		}
 	}
+	return write(ctx, p.alone, m)
+}
+
+func write(ctx context.Context, w *kafka.Writer, m kafka.Message) error {
 	err := w.WriteMessages(ctx, m)
 	if all, ok := errors.AsType[kafka.WriteErrors](err); ok && len(all) == 1 {
 		return all[0]
@@ -46,10 +58,15 @@ func (p *publisher) publish(ctx context.Context, m kafka.Message) error {
 	return err
 }
 
+// tooLarge reports whether the broker refused a batch for its size.
+func tooLarge(err error) bool {
+	return errors.Is(err, kafka.MessageSizeTooLarge) || errors.Is(err, kafka.RecordListTooLarge)
+}
+
 // close waits for what is under way.
 func (p *publisher) close() {
-	_ = p.small.Close()
-	_ = p.large.Close()
+	_ = p.batches.Close()
+	_ = p.alone.Close()
 }
 
 // size is about what a message takes in a batch.
