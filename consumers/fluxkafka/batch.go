@@ -27,6 +27,10 @@ const (
 	// maxInflated bounds what one compressed batch may grow to.
 	maxInflated = 1 << 30
 
+	// keepInflated bounds the buffer for it that is kept from one response to
+	// the next.
+	keepInflated = 8 << 20
+
 	controlAbort = 0
 )
 
@@ -57,6 +61,9 @@ func (b *batches) reset(res *fetchResponse) {
 	b.response, b.rest, b.seen = res, res.records, false
 	b.pending = nil
 	clear(b.active)
+	if b.inflated.Cap() > keepInflated {
+		b.inflated = bytes.Buffer{}
+	}
 	if b.committed && len(res.aborted) > 0 {
 		b.pending = res.aborted
 		slices.SortFunc(b.pending, func(x, y abortedTxn) int { return int(min(max(x.first-y.first, -1), 1)) })

@@ -70,7 +70,7 @@ type Config struct {
 	// OutOfRange is where to go on when the position is not in the log any
 	// more, because retention deleted it or the log was truncated or made anew.
 	// First repeats what is there and loses nothing that the broker has; each case
-	// is logged and counted.
+	// is logged and counted. Lanes go on with their first record, unless it is Fail.
 	// Defaults to First.
 	OutOfRange Offset
 

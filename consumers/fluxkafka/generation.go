@@ -271,7 +271,11 @@ func (p *partition) relocate(ctx context.Context, gone *outOfRangeError) error {
 	if released {
 		return gone
 	}
-	to, err := s.edge(ctx, p.topic, p.id, s.cfg.OutOfRange)
+	where := s.cfg.OutOfRange
+	if p.delay > 0 {
+		where = First // what was deferred was never handled
+	}
+	to, err := s.edge(ctx, p.topic, p.id, where)
 	if err != nil {
 		return err
 	}

@@ -126,9 +126,13 @@ func (r *record) recall() {
 
 // untilDue waits until a lane's record is due. If its time has not come even
 // then, it is sent to a lane again and hopped is true. ok is false when ctx ended.
+//
+// No record is due later than the lane's delay, and the rounding of [millis],
+// after it was read: one that says so was written by a clock that is ahead of ours,
+// or ours went back, and must not keep those behind it for as long.
 func (p *partition) untilDue(ctx context.Context, in stream.Intake[*kafka.Message], r *record) (hopped, ok bool) {
 	for {
-		wait := time.Until(r.stay.due)
+		wait := min(time.Until(r.stay.due), p.delay+time.Millisecond-time.Since(p.fetched))
 		if wait <= 0 {
 			break
 		}

@@ -1,15 +1,14 @@
 package fluxkafka_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -259,120 +258,6 @@ func TestLanesFollowTheirPartition(t *testing.T) {
 	})
 }
 
-func TestDeadLetter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, 1, kfake.SeedTopics(2, "t"))
-		defer c.close()
-		published := time.Now().Add(-90 * 24 * time.Hour).Truncate(time.Millisecond)
-		c.produceOther("t", 1, 4)
-		err := c.cl.ProduceSync(t.Context(), &kgo.Record{
-			Topic: "t", Partition: 1, Key: []byte("k"), Value: []byte("v"), Timestamp: published,
-			Headers: []kgo.RecordHeader{
-				{Key: "traceparent", Value: []byte("00-1")},
-				// Left by an earlier death.
-				{Key: "__dlq.errors.message", Value: []byte("old")},
-				{Key: "flux-reason", Value: []byte("old")},
-				{Key: "kafka_dlt-original-topic", Value: []byte("old")},
-			},
-		}).FirstErr()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg := c.config("t")
-		cfg.DeadLetterHeaders = fluxkafka.SpringHeaders | fluxkafka.ConnectHeaders
-		tries := 0
-		c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "dlq.t.g", Err: kerr.NotEnoughReplicas, Count: 5})
-		m := c.start(cfg, func(ctx context.Context, d delivery) error {
-			if string(d.Message().Key) != "k" {
-				return d.Ack(ctx)
-			}
-			tries++
-			return d.DeadLetter(ctx, stream.Letter{
-				Reason: stream.ReasonAttempts, Err: errors.New(strings.Repeat("ü", 2000)), Stack: []byte("main.go:1"),
-				Tenant: "acme", Attempts: 5, Deferrals: 3,
-			})
-		})
-		c.allCommitted("t", time.Minute)
-		m.stop()
-
-		fetches := c.consume("dlq.t.g", 1)
-		if len(fetches) != 1 {
-			t.Fatalf("%d dead letters", len(fetches))
-		}
-		letter := fetches[0]
-		if string(letter.Key) != "k" || string(letter.Value) != "v" || !letter.Timestamp.Equal(published) || letter.Partition != 1 {
-			t.Errorf("letter = %+v", letter)
-		}
-		got := make(map[string][]string)
-		for _, h := range letter.Headers {
-			got[h.Key] = append(got[h.Key], string(h.Value))
-		}
-		be32 := string(binary.BigEndian.AppendUint32(nil, 1))
-		be64 := string(binary.BigEndian.AppendUint64(nil, 4))
-		for name, want := range map[string]string{
-			"traceparent":        "00-1",
-			"__dlq.errors.topic": "t", "__dlq.errors.partition": "1", "__dlq.errors.offset": "4", "__dlq.errors.group": "g",
-			"__dlq.errors.delivery.count": "5", "__dlq.errors.message": strings.Repeat("ü", 512),
-			"flux-id": "g/t/1/4/5/3", "flux-tenant": "acme", "flux-reason": "max_attempts", "flux-attempts": "5", "flux-deferrals": "3",
-			"flux-origin-topic": "t", "flux-origin-partition": "1", "flux-origin-offset": "4",
-			"flux-origin-time": fmt.Sprint(published.UnixMilli()), "flux-stack": "main.go:1",
-			"kafka_dlt-original-topic": "t", "kafka_dlt-original-partition": be32, "kafka_dlt-original-offset": be64,
-			"kafka_dlt-original-consumer-group": "g", "kafka_dlt-original-timestamp-type": "CreateTime",
-			"__connect.errors.topic": "t", "__connect.errors.partition": "1", "__connect.errors.offset": "4",
-		} {
-			if !slices.Equal(got[name], []string{want}) {
-				t.Errorf("%s = %q, want %q once", name, got[name], want)
-			}
-		}
-	})
-}
-
-// consume returns the records of a partition.
-func (c *cluster) consume(topic string, partition int32) []*kgo.Record {
-	c.t.Helper()
-	cl := c.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().AtStart()}}))
-	defer cl.Close()
-	var records []*kgo.Record
-	for int64(len(records)) < c.PartitionInfo(topic, partition).HighWatermark {
-		records = append(records, cl.PollFetches(c.t.Context()).Records()...)
-	}
-	return records
-}
-
-// What fits the source topic fits the dead letters, with a word less said about
-// it if need be.
-func TestDeadLetterOfALargeMessage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, 1, kfake.BrokerConfigs(map[string]string{"message.max.bytes": "2000000"}))
-		defer c.close()
-		c.createTopics(map[string]map[string]string{"t": nil, "dlq.t.g": {"max.message.bytes": "1501000"}})
-		value := bytes.Repeat([]byte("x"), 1_500_000)
-		cl := c.client(kgo.ProducerBatchMaxBytes(1_600_000))
-		defer cl.Close()
-		if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: "t", Value: value}).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
-		m := c.start(c.config("t"), func(ctx context.Context, d delivery) error {
-			return d.DeadLetter(ctx, stream.Letter{Err: errors.New(strings.Repeat("e", 4000)), Stack: bytes.Repeat([]byte("s"), 8000)})
-		})
-		c.allCommitted("t", time.Minute)
-		m.stop()
-		letters := c.consume("dlq.t.g", 0)
-		if len(letters) != 1 || !bytes.Equal(letters[0].Value, value) {
-			t.Errorf("%d dead letters", len(letters))
-		}
-	})
-}
-
-func (c *cluster) createTopics(topics map[string]map[string]string) {
-	c.t.Helper()
-	for _, topic := range slices.Sorted(maps.Keys(topics)) {
-		if err := c.CreateTopic(topic, 1, topics[topic]); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-}
-
 func TestTurnedOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
@@ -391,5 +276,104 @@ func TestTurnedOff(t *testing.T) {
 		})
 		c.allCommitted("t", 10*time.Second)
 		m.stop()
+	})
+}
+
+// A deferred message whose due time another member's clock set, an hour ahead of
+// ours, does not keep those behind it in the lane for an hour.
+func TestLaneOfAFastClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(1, "t", "t.g.defer-2s", "t.g.defer-10s"))
+		defer c.close()
+		ahead := time.Now().Add(time.Hour)
+		for i := range 20 {
+			at := ahead
+			if i%5 == 4 {
+				at = time.Now()
+			}
+			text := func(n int64) []byte { return strconv.AppendInt(nil, n, 10) }
+			if err := c.cl.ProduceSync(t.Context(), &kgo.Record{
+				Topic: "t.g.defer-2s", Value: text(int64(i)), Timestamp: at,
+				Headers: []kgo.RecordHeader{
+					{Key: "flux-origin-topic", Value: []byte("t")}, {Key: "flux-origin-partition", Value: text(0)},
+					{Key: "flux-origin-offset", Value: text(int64(i))}, {Key: "flux-origin-time", Value: text(at.UnixMilli())},
+					{Key: "flux-due", Value: text(at.Add(2 * time.Second).UnixMilli())}, {Key: "flux-until", Value: text(at.Add(2 * time.Second).UnixMilli())},
+					{Key: "flux-attempts", Value: text(0)}, {Key: "flux-deferrals", Value: text(1)},
+				},
+			}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		var own, others atomic.Int64
+		cfg := c.config("t")
+		cfg.Lanes = []time.Duration{2 * time.Second, 10 * time.Second}
+		m := c.start(cfg, func(ctx context.Context, d delivery) error {
+			v, _ := strconv.Atoi(string(d.Message().Value))
+			switch took := time.Since(began); {
+			case v%5 != 4:
+				others.Add(1)
+				if took < time.Hour {
+					t.Errorf("message %d came back after %v", v, took)
+				}
+			case took > 10*time.Second:
+				t.Errorf("message %d came back after %v", v, took)
+			default:
+				own.Add(1)
+			}
+			return d.Ack(ctx)
+		})
+		time.Sleep(time.Hour + time.Minute)
+		m.stop()
+		if own.Load() != 4 || others.Load() != 16 {
+			t.Errorf("%d and %d messages came back, want 4 and 16", own.Load(), others.Load())
+		}
+	})
+}
+
+// Lanes and dead letters that somebody deletes are made again.
+func TestTopicsOfOursDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(2, "t"))
+		defer c.close()
+		h := newHistory()
+		cfg := c.config("t")
+		cfg.Lanes = []time.Duration{time.Second}
+		m := c.start(cfg, func(ctx context.Context, d delivery) error {
+			v, _ := strconv.Atoi(string(d.Message().Value))
+			var err error
+			switch {
+			case v%2 == 0 && d.Meta().Deferrals == 0:
+				err = d.Defer(ctx, stream.Deferral{Until: time.Now().Add(time.Second), Deferrals: 1})
+			case v%3 == 0:
+				err = d.DeadLetter(ctx, stream.Letter{Reason: stream.ReasonPermanent})
+			default:
+				err = d.Ack(ctx)
+			}
+			if err != nil {
+				time.Sleep(time.Second) // before it is released and comes again
+			} else if v%2 != 0 || d.Meta().Deferrals > 0 {
+				h.add(d.Message())
+			}
+			return err
+		})
+		c.produce("t", 0, 30, 10, 2)
+		c.allCommitted("t", 30*time.Second)
+		c.allCommitted("t.g.defer-1s", 30*time.Second)
+		c.must(c.DeleteTopic("t.g.defer-1s"))
+		c.must(c.DeleteTopic("dlq.t.g"))
+		time.Sleep(time.Second)
+		c.produce("t", 30, 60, 10, 2)
+		c.eventually(2*time.Minute, func() error {
+			if h.distinct() != 60 {
+				return fmt.Errorf("handled %d of 60", h.distinct())
+			}
+			return nil
+		})
+		c.allCommitted("t", 10*time.Second)
+		m.stop()
+		if n := len(c.PartitionInfos("dlq.t.g")); n != 2 {
+			t.Errorf("the dead letters have %d partitions", n)
+		}
 	})
 }

@@ -50,6 +50,7 @@ type partition struct {
 	arena   arena
 	slab    []record
 	buf     []byte
+	fetched time.Time // when the last response came
 }
 
 const slabSize = 64
@@ -143,13 +144,16 @@ func (p *partition) fetch(ctx context.Context) (*fetchResponse, error) {
 	offset := p.tracker.position
 	p.mu.Unlock()
 	maxBytes := s.cfg.FetchBytes
+	if cap(p.buf) > 2*maxBytes {
+		p.buf = nil // it was for one large batch
+	}
 	for {
 		res, err := s.fetch(ctx, p.topic, p.id, offset, maxBytes, p.buf)
 		p.buf = nil
 		if err != nil {
 			return nil, err
 		}
-		p.buf = res.buf
+		p.buf, p.fetched = res.buf, time.Now()
 		switch {
 		case res.code == int16(kafka.OffsetOutOfRange):
 			return nil, &outOfRangeError{offset: offset, logStart: res.logStart}

@@ -394,7 +394,7 @@ func TestPattern(t *testing.T) {
 			})
 		}
 		c.must(c.DeleteTopic("orders.eu"))
-		time.Sleep(30 * time.Second)
+		time.Sleep(time.Minute) // until it is believed
 		c.produce("orders.us", 20, 30, 4, 2)
 		c.allCommitted("orders.us", 30*time.Second)
 		for topic := range c.GroupInfo(groupName).Commits {

@@ -81,6 +81,7 @@ func (s *session) begin(ctx context.Context) ([]string, error) {
 	defer cancel()
 	for failures := 1; ; failures++ {
 		_, err := s.cluster(deadline)
+		s.setCurrent(nil, err)
 		switch {
 		case err == nil:
 			return s.prepare(ctx)
@@ -125,6 +126,8 @@ func (s *session) prepare(ctx context.Context) ([]string, error) {
 		if time.Now().After(patience) && errors.Is(err, ErrTopic) {
 			return nil, err
 		}
+		s.setCurrent(nil, err)
+		s.log.LogAttrs(ctx, slog.LevelWarn, "topics are not ready", slog.Int("failures", failures), slog.Any("error", err))
 		if !sleep(ctx, backoff(failures)) {
 			return nil, ctx.Err()
 		}
@@ -186,10 +189,12 @@ func (s *session) create(ctx context.Context, topics []kafka.TopicConfig) error 
 		return err
 	}
 	for name, err := range res.Errors {
-		if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
+		switch {
+		case err == nil:
+			s.log.LogAttrs(ctx, slog.LevelInfo, "made a topic", slog.String("topic", name))
+		case !errors.Is(err, kafka.TopicAlreadyExists):
 			return fmt.Errorf("%w: making %q: %w", ErrTopic, name, err)
 		}
-		s.log.LogAttrs(ctx, slog.LevelInfo, "made a topic", slog.String("topic", name))
 	}
 	return nil
 }
@@ -215,29 +220,37 @@ func (s *session) grow(ctx context.Context, counts map[string]int) error {
 // deleted: a broker that starts knows little at first.
 const goneAfter = 3
 
-// watch compares the topics with those of the layout. It returns an error when
-// the membership must change, or must end.
+// watch compares the topics with those of the layout, and makes lanes and
+// dead-letter topics again that were deleted, if that is allowed. It returns an
+// error when the membership must change, or must end.
 func (s *session) watch(ctx context.Context) error {
 	counts, err := s.cluster(ctx)
 	if err != nil {
 		return nil //nolint:nilerr // the next look will tell
 	}
-	l := s.layout.Load()
-	for _, topic := range s.cfg.Topics {
-		if counts[topic] > 0 {
+	gone := func(topic string) bool {
+		if topic == "" || counts[topic] > 0 {
 			delete(s.missing, topic)
-			continue
+			return false
 		}
-		if s.missing[topic]++; s.missing[topic] >= goneAfter {
-			return fmt.Errorf("%w: %q was deleted", ErrTopic, topic)
-		}
+		s.missing[topic]++
+		return s.missing[topic] >= goneAfter
 	}
-	names := s.sources(counts)
+	l, whole := s.layout.Load(), true
 	for topic := range l.partitions {
-		if _, delay := l.laneOf(topic); delay == 0 && !slices.Contains(names, topic) {
+		_, delay := l.laneOf(topic)
+		switch {
+		case delay > 0:
+			whole = !gone(topic) && whole
+		case !gone(topic):
+			whole = !gone(s.cfg.deadLetterTopic(topic)) && whole
+		case slices.Contains(s.cfg.Topics, topic):
+			return fmt.Errorf("%w: %q was deleted", ErrTopic, topic)
+		default:
 			return errTopicsChanged
 		}
 	}
+	names := s.sources(counts)
 	for _, topic := range names {
 		had, known := l.partitions[topic]
 		switch {
@@ -256,6 +269,11 @@ func (s *session) watch(ctx context.Context) error {
 				s.affinity.forget()
 			}
 			return errPartitionsChanged
+		}
+	}
+	if !whole {
+		if err := s.arrange(ctx, counts); err != nil {
+			s.log.LogAttrs(ctx, slog.LevelError, "lanes or dead-letter topics were deleted", slog.Any("error", err))
 		}
 	}
 	return nil
