@@ -67,9 +67,29 @@ func (d *dialer) close() {
 	}
 }
 
+// trackedConn puts a deadline where the client sets none: while it
+// authenticates, it would wait for ever for a broker that takes connections and
+// does not answer.
 type trackedConn struct {
 	net.Conn
 	dialer *dialer
+}
+
+func (c *trackedConn) SetDeadline(t time.Time) error { return c.Conn.SetDeadline(c.dialer.limit(t)) }
+
+func (c *trackedConn) SetReadDeadline(t time.Time) error {
+	return c.Conn.SetReadDeadline(c.dialer.limit(t))
+}
+
+func (c *trackedConn) SetWriteDeadline(t time.Time) error {
+	return c.Conn.SetWriteDeadline(c.dialer.limit(t))
+}
+
+func (d *dialer) limit(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Now().Add(d.timeout())
+	}
+	return t
 }
 
 func (c *trackedConn) Close() error {

@@ -66,6 +66,7 @@ func (s *Source) Run(ctx context.Context, in stream.Intake[*kafka.Message]) erro
 		return ErrRunning
 	}
 	defer s.running.Store(false)
+	s.setCurrent(nil, nil)
 	run := newSession(s)
 	defer run.close()
 

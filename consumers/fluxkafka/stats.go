@@ -18,7 +18,7 @@ type counters struct {
 // made.
 type Stats struct {
 	// Member reports whether the source is a member of its group, and Since
-	// since when it has been or has not. Not to be one for longer than
+	// since when it has been or has not, zero before the first Run. Not to be one for longer than
 	// Config.RebalanceTimeout and Config.SessionTimeout together is worth an alert.
 	Member bool
 	Since  time.Time
