@@ -295,10 +295,14 @@ func TestLaneOfAFastClock(t *testing.T) {
 			if err := c.cl.ProduceSync(t.Context(), &kgo.Record{
 				Topic: "t.g.defer-2s", Value: text(int64(i)), Timestamp: at,
 				Headers: []kgo.RecordHeader{
-					{Key: "flux-origin-topic", Value: []byte("t")}, {Key: "flux-origin-partition", Value: text(0)},
-					{Key: "flux-origin-offset", Value: text(int64(i))}, {Key: "flux-origin-time", Value: text(at.UnixMilli())},
-					{Key: "flux-due", Value: text(at.Add(2 * time.Second).UnixMilli())}, {Key: "flux-until", Value: text(at.Add(2 * time.Second).UnixMilli())},
-					{Key: "flux-attempts", Value: text(0)}, {Key: "flux-deferrals", Value: text(1)},
+					{Key: "flux-origin-topic", Value: []byte("t")},
+					{Key: "flux-origin-partition", Value: text(0)},
+					{Key: "flux-origin-offset", Value: text(int64(i))},
+					{Key: "flux-origin-time", Value: text(at.UnixMilli())},
+					{Key: "flux-due", Value: text(at.Add(2 * time.Second).UnixMilli())},
+					{Key: "flux-until", Value: text(at.Add(2 * time.Second).UnixMilli())},
+					{Key: "flux-attempts", Value: text(0)},
+					{Key: "flux-deferrals", Value: text(1)},
 				},
 			}).FirstErr(); err != nil {
 				t.Fatal(err)
