@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,11 +14,13 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/fluxlimiter/flux/consumers/fluxkafka"
 	"github.com/fluxlimiter/flux/stream"
 )
 
@@ -399,75 +402,133 @@ func TestTrapUnconfirmedDeadLetter(t *testing.T) {
 	})
 }
 
-// pitfall: confluentinc/parallel-consumer#647. What is done beyond a stuck
-// message must fit the commit's metadata, or commits fail.
-func TestStuckHead(t *testing.T) {
-	for _, tt := range []struct {
-		name     string
-		messages int
-		stuck    func(v int) bool
-		window   int
-	}{
-		{"one", 50_000, func(v int) bool { return v == 0 }, 1000},
+// pitfall: confluentinc/parallel-consumer#647. A consumer that commits what is
+// done below a stuck message alone repeats all that is done above it, and one that
+// names that without a bound has its commits refused.
+func TestTrapStuckHead(t *testing.T) {
+	for _, tt := range []stuckHead{
+		{name: "one", messages: 50_000, stuck: func(v int) bool { return v == 0 }, window: 1000},
 		// Every third message hangs: the map has a run for each, and must stop the
 		// fetches before it is too large.
-		{"many", 30_000, func(v int) bool { return v%3 == 0 }, 20_000},
+		{name: "many", messages: 30_000, stuck: func(v int) bool { return v%3 == 0 }, window: 20_000, named: true},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
-				defer c.close()
-				var records []*kgo.Record
-				for i := range tt.messages {
-					records = append(records, &kgo.Record{Topic: "t", Key: []byte(strconv.Itoa(i)), Value: []byte(strconv.Itoa(i))})
-				}
-				if err := c.cl.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
-					t.Fatal(err)
-				}
-				var done, stuck atomic.Int64
-				letGo := make(chan struct{})
-				cfg := c.config("t")
-				cfg.Window = tt.window
-				handle := func(ctx context.Context, d delivery) error {
-					v, _ := strconv.Atoi(string(d.Message().Value))
-					if tt.stuck(v) {
-						stuck.Add(1)
-						<-letGo
-					}
-					done.Add(1)
-					return d.Ack(ctx)
-				}
-				m := c.start(cfg, handle)
-				time.Sleep(20 * time.Second)
-				commit := c.GroupInfo(groupName).Commits["t"][0]
-				stats := m.src.Stats()
-				t.Logf("%d done, %d stuck, committed %d with %d bytes of metadata", done.Load(), stuck.Load(), commit.Offset, len(commit.Metadata))
-				if commit.Offset != 0 || len(commit.Metadata) == 0 || len(commit.Metadata) > 4096 || stats.CommitErrors > 0 {
-					t.Errorf("committed %d with %d bytes, %d errors", commit.Offset, len(commit.Metadata), stats.CommitErrors)
-				}
-				if p := stats.Partitions[0]; p.Stuck < 10*time.Second || p.Oldest != 0 {
-					t.Errorf("stats do not show what is stuck: %+v", p)
-				}
-				before := done.Load()
-				if tt.name == "one" && before != int64(tt.messages-1) {
-					t.Errorf("%d messages were done behind the stuck one", before)
-				}
-				// Whoever takes over repeats what was stuck and nothing else.
-				m.crash()
-				close(letGo)
-				time.Sleep(15 * time.Second)
-				done.Store(0)
-				m2 := c.start(cfg, func(ctx context.Context, d delivery) error {
-					done.Add(1)
-					return d.Ack(ctx)
-				})
-				c.allCommitted("t", time.Minute)
-				m2.stop()
-				<-m.done
-				if got, want := done.Load(), int64(tt.messages)-before; got != want {
-					t.Errorf("the next owner handled %d messages, want %d", got, want)
-				}
-			})
-		})
+		t.Run(tt.name, func(t *testing.T) { trap(t, tt.source, tt.naive) })
 	}
+}
+
+type stuckHead struct {
+	name     string
+	messages int
+	stuck    func(v int) bool
+	window   int
+	named    bool // the naive consumer names what is done above the stuck message
+}
+
+// cluster returns a cluster with the messages, whose broker refuses as much
+// metadata as a real one does.
+func (s stuckHead) cluster(t *testing.T) *cluster {
+	t.Helper()
+	c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
+	var records []*kgo.Record
+	for i := range s.messages {
+		records = append(records, &kgo.Record{Topic: "t", Key: []byte(strconv.Itoa(i)), Value: []byte(strconv.Itoa(i))})
+	}
+	if err := c.cl.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Err: kerr.OffsetMetadataTooLarge, Count: -1, When: func(r kmsg.Request) bool {
+		for _, topic := range r.(*kmsg.OffsetCommitRequest).Topics {
+			for _, p := range topic.Partitions {
+				if p.Metadata != nil && len(*p.Metadata) > fluxkafka.MaxMetadata {
+					return true
+				}
+			}
+		}
+		return false
+	}})
+	return c
+}
+
+func (s stuckHead) source(t *testing.T) error {
+	t.Helper()
+	c := s.cluster(t)
+	defer c.close()
+	var done, stuck atomic.Int64
+	letGo := make(chan struct{})
+	cfg := c.config("t")
+	cfg.Window = s.window
+	m := c.start(cfg, func(ctx context.Context, d delivery) error {
+		v, _ := strconv.Atoi(string(d.Message().Value))
+		if s.stuck(v) {
+			stuck.Add(1)
+			<-letGo
+		}
+		done.Add(1)
+		return d.Ack(ctx)
+	})
+	time.Sleep(20 * time.Second)
+	commit := c.GroupInfo(groupName).Commits["t"][0]
+	stats := m.src.Stats()
+	t.Logf("%d done, %d stuck, committed %d with %d bytes of metadata", done.Load(), stuck.Load(), commit.Offset, len(commit.Metadata))
+	if commit.Offset != 0 || len(commit.Metadata) == 0 || len(commit.Metadata) > fluxkafka.MaxMetadata || stats.CommitErrors > 0 {
+		t.Errorf("committed %d with %d bytes, %d errors", commit.Offset, len(commit.Metadata), stats.CommitErrors)
+	}
+	if p := stats.Partitions[0]; p.Stuck < 10*time.Second || p.Oldest != 0 {
+		t.Errorf("stats do not show what is stuck: %+v", p)
+	}
+	before := done.Load()
+	if s.name == "one" && before != int64(s.messages-1) {
+		t.Errorf("%d messages were done behind the stuck one", before)
+	}
+	// Whoever takes over repeats what was stuck and nothing else.
+	m.crash()
+	close(letGo)
+	time.Sleep(15 * time.Second)
+	done.Store(0)
+	m2 := c.start(cfg, func(ctx context.Context, d delivery) error {
+		done.Add(1)
+		return d.Ack(ctx)
+	})
+	c.allCommitted("t", time.Minute)
+	m2.stop()
+	<-m.done
+	if got, want := done.Load(), int64(s.messages)-before; got != want {
+		return fmt.Errorf("the next owner handled %d messages, want %d", got, want)
+	}
+	return nil
+}
+
+// naive is a consumer that goes on behind the stuck messages and commits the
+// first of them, with or without a list of what is done.
+func (s stuckHead) naive(t *testing.T) error {
+	t.Helper()
+	c := s.cluster(t)
+	defer c.close()
+	done := make(map[int64]bool)
+	var list []string
+	for _, r := range c.consume("t", 0) {
+		if v, _ := strconv.Atoi(string(r.Value)); !s.stuck(v) {
+			done[r.Offset] = true
+			list = append(list, strconv.FormatInt(r.Offset, 10))
+		}
+	}
+	offset := kadm.Offset{Topic: "t"}
+	if s.named {
+		offset.Metadata = strings.Join(list, ",")
+	}
+	offsets := make(kadm.Offsets)
+	offsets.Add(offset)
+	if err := kadm.NewClient(c.cl).CommitAllOffsets(t.Context(), groupName, offsets); err != nil {
+		return fmt.Errorf("the commit of %d bytes failed: %w", len(offset.Metadata), err)
+	}
+	repeated := 0
+	for _, r := range c.consume("t", 0) {
+		if r.Offset >= c.committed("t", 0) && done[r.Offset] && !s.named {
+			repeated++
+		}
+	}
+	if repeated > 0 {
+		return fmt.Errorf("the next owner repeats %d messages that are done", repeated)
+	}
+	return nil
 }
