@@ -2,7 +2,6 @@ package stream
 
 import (
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/fluxlimiter/flux"
@@ -164,8 +163,7 @@ func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 		return ReasonNone, turn
 	}
 	if wait == 0 {
-		// It waits for workers: until those before it are done.
-		turn = max(turn, now+int64(t.waiting+t.running)*t.gap)
+		turn = max(turn, t.worked(t.waiting+t.running, now))
 	}
 	return refused, turn
 }
@@ -234,33 +232,6 @@ func (r *run[M]) surplusAway(t *tenant[M], d flux.Decision, now int64) bool {
 	}
 	t.pace = pace
 	return t.horizon > now
-}
-
-// enoughPicks is how many messages of a tenant must have gone to the workers
-// before it is known how fast they go.
-const enoughPicks = 8
-
-// unmeasured reports whether it is too early to say how long messages of t wait
-// for workers. One that gets on slowly is known to.
-func (t *tenant[M]) unmeasured(now int64) bool {
-	return t.picks < enoughPicks && now-t.moved() < int64(time.Second)
-}
-
-// interval returns the time between two turns of messages of t that cost as
-// much: what the limit that d tells of takes to earn it, or the workers to come
-// round to it.
-func (r *run[M]) interval(t *tenant[M], d flux.Decision, cost int64) int64 {
-	return max(earn(d, cost), t.gap, int64(time.Millisecond))
-}
-
-// earn returns how long a limit takes to earn cost tokens, 0 if it has no rate.
-func earn(d flux.Decision, cost int64) int64 {
-	burst := d.Limit().Burst()
-	if burst == 0 || burst > math.MaxInt64-cost {
-		return 0
-	}
-	// Beyond a whole burst nothing is free.
-	return min(int64(d.Delay(burst+cost)-d.Delay(burst)), never)
 }
 
 // age returns how long before now e was published, or delivered if nobody knows.
@@ -372,9 +343,10 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 		f.outcome, f.reason = DeadLetter, ReasonExpired
 	case f.reason == ReasonRetry:
 		// An attempt, not a deferral.
-	case f.reason == ReasonOrder && e.deferrals > 0:
-		// How often it is deferred depends on those that it follows, and theirs
-		// are counted. Once, because the count says that it is no new message.
+	case e.deferrals > 0 && (f.reason == ReasonOrder || f.reason == ReasonShare || f.reason == ReasonHeld):
+		// How often it is deferred depends on others: those that it follows, or
+		// those that have its place. Once, because the count says that it is no
+		// new message.
 	case p.MaxDeferrals >= 0 && int(e.deferrals) >= p.MaxDeferrals:
 		f.outcome, f.reason = DeadLetter, ReasonDeferrals
 	default:

@@ -273,23 +273,6 @@ func TestExpired(t *testing.T) {
 	})
 }
 
-func TestMaxDeferrals(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := start(t, limits{"a": gcra.PerSecond(1)}, stream.Config[*parcel]{
-			Policy: stream.Policy{MaxWait: -1, MaxDeferrals: 3},
-		}, nil)
-		parcels := named("a", 3)
-		parcels[1].meta.Deferrals = 2
-		parcels[2].meta.Deferrals = 3
-		r.deliver(parcels...)
-		r.want("0s a0 run", "0s a0 ack", "0s a1 defer quota_exceeded 1s deferrals 3", "0s a2 dead max_deferrals")
-		if l := r.letters[0]; l.Tenant != "a" || l.Deferrals != 3 || l.Attempts != 0 || l.Err != nil {
-			t.Errorf("letter %+v", l)
-		}
-		r.end()
-	})
-}
-
 func TestOnDenied(t *testing.T) {
 	for outcome, want := range map[stream.Outcome]string{
 		stream.DeadLetter: "0s a1 dead quota_exceeded",

@@ -81,7 +81,7 @@ func (r *run[M]) grant(w *worker[M], t *tenant[M], at, now int64) {
 	}
 	if t.picked != unset && t.pressed {
 		t.picks = min(t.picks+1, enoughPicks)
-		t.gap += (now - t.picked - t.gap) / int64(t.picks)
+		t.gap = smooth(t.gap, now-t.picked, unusual, int64(t.picks))
 	}
 	t.picked, t.lastGrant, t.pressed = now, at, t.waiting > t.awaiting
 	w.entry, w.granted, w.start, w.cost = e, at, start, unset

@@ -54,7 +54,8 @@ type Info struct {
 	Cost   int64
 
 	// Attempt counts this attempt: 1 for the first. Deferrals counts how often
-	// the message was deferred before; in [Hooks.Settled], this time included.
+	// the message was deferred before, as [Policy.MaxDeferrals] does; in
+	// [Hooks.Settled], this time included.
 	Attempt   int
 	Deferrals int
 

@@ -47,16 +47,22 @@ func (k *orderKey[M]) over(now int64) {
 	if took := now - k.since; k.head.fate != nil {
 		// It was not simply processed.
 	} else if k.gap == 0 {
-		k.gap = took
+		k.gap = min(took, usualKeyGap)
 	} else {
-		k.gap += (took - k.gap) / 4
+		k.gap = smooth(k.gap, took, usualKeyGap, 4)
 	}
 	k.head = nil
 }
 
-// maxKeyGap is the longest time that is left between two deferred messages of a
-// key because those before them took long: some do, and the next may not.
-const maxKeyGap = int64(time.Second)
+const (
+	// usualKeyGap is how long a message of a key may take to say that the next will
+	// take as long.
+	usualKeyGap = int64(100 * time.Millisecond)
+
+	// maxKeyGap is the longest time that is left between two deferred messages of
+	// a key because those before them took long: some do, and the next may not.
+	maxKeyGap = int64(time.Second)
+)
 
 // block puts e behind the messages of its key that are older.
 func (k *orderKey[M]) block(e *entry[M]) {

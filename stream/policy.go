@@ -57,10 +57,13 @@ type Policy struct {
 	// Defaults to nil: the rest of the Policy decides.
 	Decide func(Situation) Verdict
 
-	// MaxDeferrals is how often a message may be deferred before it becomes a
-	// dead letter. That it has to follow a deferred one of its order key counts
-	// once, however often it is deferred for it: those that it follows have the
-	// bound. Negative: without bound.
+	// MaxDeferrals is how often a message may be deferred for its limit, or because
+	// its handler asked for it, before it becomes a dead letter. Deferrals for what
+	// others do count as one together, however many they are: because its tenant's
+	// share of the window is used up, because it has to follow a deferred one of its
+	// order key, and because of MaxHold. They end when those others are done, so
+	// a message for which that must not take too long, handlers may hang, needs a
+	// MaxAge. Negative: without bound.
 	// Defaults to 16.
 	MaxDeferrals int
 

@@ -56,7 +56,7 @@ func (r *run[M]) waitsFor(t *tenant[M]) bool {
 // for their turn, or for others of their key.
 func (r *run[M]) repay(t *tenant[M], n int, bytes, now int64) {
 	// From the end of the queue first, and then from those of the keys.
-	turn := now + int64(r.share())*t.gap // of the first, deny spaces out the others
+	turn := t.worked(int32(r.share()), now) // of the first, deny spaces out the others
 	first := t.queue.last
 	for ; first != nil && (n > 0 || bytes > 0); n-- {
 		bytes -= first.bytes

@@ -16,9 +16,10 @@ import (
 // whose LimitFor and hooks are called with it.
 //
 // The code of a run is in: intake.go (messages come in), admit.go (what becomes
-// of them), dispatch.go (they go to the workers), work.go (handlers), gather.go
-// and batch.go (handlers of batches), settle.go (they leave), reclaim.go (they
-// make room), revoke.go (they are lost), drain.go (the end), tell.go (hooks).
+// of them), pace.go (when they may come back), dispatch.go (they go to the
+// workers), work.go (handlers), gather.go and batch.go (handlers of batches),
+// settle.go (they leave), reclaim.go (they make room), revoke.go (they are lost),
+// drain.go (the end), tell.go (hooks).
 type run[M any] struct {
 	cfg    *Config[M]
 	clock  clock

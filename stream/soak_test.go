@@ -139,7 +139,7 @@ func newSoak(t *testing.T, seed uint64) *soak {
 		Cost:    func(m *streamtest.Message) int64 { return m.Cost },
 		Window:  4 + s.rng.IntN(200),
 		Workers: 1 + s.rng.IntN(12),
-		Policy:  stream.Policy{MaxDeferrals: -1, MaxAttempts: -1},
+		Policy:  stream.Policy{MaxAttempts: -1},
 		Hooks:   s.hooks(),
 	}
 	s.cfg.TenantWorkers = 1 + s.rng.IntN(s.cfg.Workers)
@@ -157,6 +157,10 @@ func newSoak(t *testing.T, seed uint64) *soak {
 		if s.cfg.Policy.MaxWait == 0 {
 			s.cfg.Policy.MaxWait = s.cfg.Policy.MaxHold
 		}
+	}
+	if s.failing || s.remote || s.cfg.Policy.MaxWait != 0 {
+		// It may take more than the default for all to get through.
+		s.cfg.Policy.MaxDeferrals = -1
 	}
 	if one(3) {
 		s.cfg.WindowBytes = 200 + s.rng.IntN(100*s.cfg.Window)
@@ -437,6 +441,9 @@ func (s *soak) check(gate *stream.Gate[*streamtest.Message]) {
 		case streamtest.Deferred:
 			fates[stream.Fate{Outcome: stream.Defer, Reason: e.Reason}]++
 		case streamtest.DeadLettered:
+			if e.Reason == stream.ReasonDeferrals {
+				s.t.Errorf("given up: %v", e)
+			}
 			fates[stream.Fate{Outcome: stream.DeadLetter, Reason: e.Reason}]++
 		}
 	}

@@ -104,8 +104,8 @@ type Meta struct {
 	Time time.Time
 
 	// Attempts is how often a handler has already failed with the message, and
-	// Deferrals how often it was handed back without having been processed:
-	// two counts, never mixed.
+	// Deferrals how often it was handed back without having been processed, as
+	// [Policy.MaxDeferrals] counts: two counts, never mixed.
 	Attempts  int
 	Deferrals int
 
