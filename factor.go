@@ -27,13 +27,10 @@ func (l *Limiter[K]) SetFactor(factor float64) error {
 	}
 	l.changing.Lock()
 	defer l.changing.Unlock()
-	old := l.terms.Load()
-	now := l.Now()
-	next := *old
-	next.plain = false
-	next.pace = &pace{from: now, start: old.pace.at(now), speed: uint64(factor * fullSpeed)}
-	next.by = old.by.with(next.pace, "")
-	l.terms.Store(&next)
+	now, next := l.Now(), *l.terms.Load()
+	next.pace = &pace{from: now, start: next.pace.at(now), speed: uint64(factor * fullSpeed)}
+	next.by = next.by.with(next.pace, "")
+	l.agree(next)
 	l.renewAll()
 	for i := range l.rooms {
 		l.rooms[i].rearm()
@@ -68,6 +65,15 @@ const (
 type pace struct {
 	from, start int64  // the paced clock showed start when the limiter's showed from
 	speed       uint64 // of the paced clock, in 1/fullSpeed of the limiter's
+}
+
+// lag returns how far the paced clock is behind the limiter's, and whether it
+// stays that far behind.
+func (p *pace) lag() (lag int64, steady bool) {
+	if p == nil {
+		return 0, true
+	}
+	return p.from - p.start, p.speed == fullSpeed
 }
 
 // at returns the paced time at a time of the limiter's clock, rounded down. A time

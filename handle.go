@@ -14,36 +14,49 @@ import (
 // of goroutines at once. It follows every change of the key's limit.
 func (l *Limiter[K]) Key(key K) *Handle[K] {
 	hash := l.hash(key)
-	m := l.mark(hash)
-	r := l.ruleOf(key, nil, m.stamp())
-	h := &Handle[K]{lim: l, key: key, slot: r.slot, mark: m, room: l.room(hash)}
-	h.rule.Store(r)
+	h := &Handle[K]{lim: l, key: key, mark: l.mark(hash), room: l.room(hash)}
+	l.table.Resolve(key, &h.slot)
+	h.current()
 	return h
 }
 
 // Handle is a key of a [Limiter], resolved once.
 type Handle[K comparable] struct {
-	rule atomic.Pointer[rule]
-	slot *gcra.Handle
+	rule atomic.Pointer[stamped]
 	mark *mark
+	slot gcra.Handle
 	lim  *Limiter[K]
 	room *room[K]
 	key  K
 }
+
+// stamped is the rule of a handle, which holds for as long as the mark of its key
+// shows nothing else than a generation.
+type stamped struct {
+	rule
+	lag int64 // of the terms
+
+	// stamp is what the mark shows while the rule holds and there is nothing to
+	// a check but a look at the table; never if there always is.
+	stamp uint64
+}
+
+// never is what no mark shows: there are not as many queues.
+const never = generation - 1
 
 // CheckAt decides like [Limiter.Check], at a time read from [Limiter.Now]. A
 // time that is earlier than others used before is safe: it never admits more. One
 // that no clock could show fails with [gcra.ErrTime].
 func (h *Handle[K]) CheckAt(now, n int64) (Decision, error) {
 	r, m := h.rule.Load(), h.mark
-	if !m.is(r.stamp) {
+	if !m.is(r.stamp) || now >= maxTime {
 		return h.checkSlowly(now, n)
 	}
-	d, err := h.slot.TakeAt(r.own.ref(), now, n)
+	d, err := h.slot.TakeAt(r.own.ref(), now-r.lag, n)
 	if err != nil || !m.is(r.stamp) {
 		return h.lim.decision(r.terms, r.own, d, now), err
 	}
-	return Decision{d.RetryAfter, d.ResetAfter, d.At, r.by}, nil
+	return Decision{d.RetryAfter, d.ResetAfter, now, r.by}, nil
 }
 
 // checkSlowly is CheckAt where there is more to it than a look at the table.
@@ -81,14 +94,19 @@ func (h *Handle[K]) DebtAt(now, n int64) (Decision, error) {
 }
 
 // current returns the rule of the key, and keeps it until a limit changes.
-func (h *Handle[K]) current() *rule {
-	r, stamp := h.rule.Load(), h.mark.stamp()
-	if h.lim.cfg.LimitFor == nil && r.stamp|never == stamp|never {
-		return r
+func (h *Handle[K]) current() *stamped {
+	last, stamp := h.rule.Load(), h.mark.stamp() // before the limit is looked at
+	if last != nil && h.lim.cfg.LimitFor == nil && last.stamp|never == stamp|never {
+		return last
 	}
-	next := h.lim.ruleOf(h.key, r, stamp)
-	if next != r {
-		h.rule.Store(next)
+	r := h.lim.ruleOf(h.key)
+	if !r.terms.plain {
+		stamp |= never
 	}
+	if last != nil && last.rule == r && last.stamp == stamp {
+		return last
+	}
+	next := &stamped{r, r.terms.lag, stamp}
+	h.rule.Store(next)
 	return next
 }

@@ -141,7 +141,7 @@ func New[K comparable](cfg Config[K]) (*Limiter[K], error) {
 		return nil, err
 	}
 	l := &Limiter[K]{cfg: cfg, hooks: hooks, table: table, base: time.Now(), seed: maphash.MakeSeed()}
-	l.terms.Store(&terms{by: &grounds{limit: cfg.Limit}, plain: cfg.LimitFor == nil && hooks == nil})
+	l.agree(terms{by: &grounds{limit: cfg.Limit}})
 	l.openRooms()
 	return l, nil
 }
@@ -168,12 +168,13 @@ func (l *Limiter[K]) Time(at int64) time.Time { return l.base.Add(time.Duration(
 //
 // A Check after [Limiter.Close] decides as ever.
 func (l *Limiter[K]) Check(ctx context.Context, key K, n int64) (Decision, error) {
-	if t := l.terms.Load(); t.plain && l.marked.Load() == 0 {
-		d, err := l.table.TakeAt(key, nil, l.Now(), n)
+	if t := l.terms.Load(); t.bare && l.marked.Load() == 0 {
+		now := l.Now()
+		d, err := l.table.TakeAt(key, nil, now-t.lag, n)
 		if err == nil && l.terms.Load() == t {
-			return Decision{d.RetryAfter, d.ResetAfter, d.At, t.by}, nil
+			return Decision{d.RetryAfter, d.ResetAfter, now, t.by}, nil
 		}
-		return l.decision(t, nil, d, d.At), err
+		return l.decision(t, nil, d, now), err
 	}
 	if l.hooks != nil {
 		return l.hookedCheck(orBackground(ctx), key, n)

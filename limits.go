@@ -7,47 +7,20 @@ import (
 	"github.com/fluxlimiter/flux/gcra"
 )
 
-// rule is what a key is decided by, resolved: it holds while the terms do.
+// rule is what a key is decided by. It holds while the terms do.
 type rule struct {
 	terms *terms
 	own   *grounds // nil if the key is under the limiter's limit
 	by    *grounds // with the pace of the terms
-	slot  *gcra.Handle
-
-	// Of a handle: what the mark of the key shows while the rule holds and there
-	// is nothing to a check but a look at the table; never if there always is.
-	stamp uint64
 }
-
-// never is what no mark shows: there are not as many queues.
-const never = generation - 1
 
 // limit returns the limit of the key, whosever it is.
 func (r *rule) limit() *gcra.Limit { return &r.by.limit }
 
-// ruleOf returns the rule of key: old itself if nothing changed. A handle has
-// read stamp from its mark before.
-func (l *Limiter[K]) ruleOf(key K, old *rule, stamp uint64) *rule {
-	t := l.terms.Load()
-	own := l.ownLimit(key)
-	if l.hooks != nil || l.cfg.LimitFor != nil || t.pace != nil || t.changing {
-		stamp |= never
-	}
-	if old != nil && old.terms == t && old.stamp == stamp && same(old.own, own) {
-		return old
-	}
-	r := &rule{terms: t, own: own, by: t.grounds(own), stamp: stamp}
-	if old != nil {
-		r.slot = old.slot
-	} else {
-		r.slot = l.table.Key(key)
-	}
-	return r
-}
-
-// same reports whether two limits are the same, or both the limiter's.
-func same(a, b *grounds) bool {
-	return a == b || a != nil && b != nil && a.limit == b.limit
+// ruleOf returns the rule of key.
+func (l *Limiter[K]) ruleOf(key K) rule {
+	t, own := l.terms.Load(), l.ownLimit(key)
+	return rule{t, own, t.grounds(own)}
 }
 
 // terms are what all checks are decided by. They are replaced as a whole.
@@ -55,12 +28,26 @@ type terms struct {
 	by   *grounds // with a copy of the table's limit
 	pace *pace
 
-	// plain says that there is nothing to a check but a look at the table: no
-	// limits of single keys, no pace, no hooks.
-	plain bool
-
 	// changing says that the table's limit is being replaced by another.
 	changing bool
+
+	// plain says that there is nothing to a check of a key without a limit of
+	// its own but a look at the table, at a time that lag is taken off: no hooks,
+	// no LimitFor, and a pace that is nil or that of the limiter's clock.
+	plain bool
+	lag   int64
+
+	// bare says that they are plain, and that no key has a limit of its own.
+	bare bool
+}
+
+// agree puts terms in force.
+func (l *Limiter[K]) agree(t terms) {
+	var steady bool
+	t.lag, steady = t.pace.lag()
+	t.plain = steady && !t.changing && l.hooks == nil && l.cfg.LimitFor == nil
+	t.bare = t.plain && l.set.Load() == nil
+	l.terms.Store(&t)
 }
 
 // grounds returns the grounds of decisions under own, nil for the limiter's.

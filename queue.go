@@ -36,13 +36,22 @@ type outbox chan Result
 // those between, and no waiter's turn needs to be kept.
 type queue[K comparable] struct {
 	key        K
-	rule       *rule
+	hash       uint64 // of the key
+	slot       gcra.Handle
+	rule       rule
 	head, tail *waiter[K]
 	len        int
 	due        int64 // the head's turn
 	behind     int64 // the price of all but the head
 	look       int64 // when to look after it: due, or earlier
 	place      int   // in the room's agenda
+}
+
+// newQueue returns an empty queue for key.
+func (l *Limiter[K]) newQueue(key K) *queue[K] {
+	q := &queue[K]{key: key, hash: l.hash(key), rule: l.ruleOf(key), place: -1}
+	l.table.Resolve(key, &q.slot)
+	return q
 }
 
 // maxAhead bounds how far ahead a turn may lie, 36 years, so that sums of
@@ -119,14 +128,14 @@ func (q *queue[K]) reckon(now int64) {
 	if q.head == nil {
 		return
 	}
-	d, _ := q.rule.slot.TakeAt(q.rule.own.ref(), now, 0)
+	d, _ := q.slot.TakeAt(q.rule.own.ref(), now, 0)
 	q.due = addSat(now, int64(d.Delay(q.head.n)))
 }
 
 // retime puts q under another rule from now on: every turn is reckoned anew.
 // Those whose turn can never come any more leave, and are passed to gone with
 // the reason.
-func (q *queue[K]) retime(to *rule, now int64, gone func(*waiter[K], error)) {
+func (q *queue[K]) retime(to rule, now int64, gone func(*waiter[K], error)) {
 	q.rule = to
 	limit := to.limit()
 	var ahead int64
@@ -158,7 +167,7 @@ func (q *queue[K]) retime(to *rule, now int64, gone func(*waiter[K], error)) {
 // was put off.
 func (q *queue[K]) next(at int64) (*waiter[K], gcra.Decision, error) {
 	w := q.head
-	d, err := q.rule.slot.TakeAt(q.rule.own.ref(), at, w.n)
+	d, err := q.slot.TakeAt(q.rule.own.ref(), at, w.n)
 	if err == nil && !d.Allowed() {
 		q.due = addSat(at, int64(d.RetryAfter))
 		return nil, d, nil

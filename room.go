@@ -108,7 +108,7 @@ func (r *room[K]) enter(ctx context.Context, key K, w *waiter[K], together bool)
 	now := l.Now()
 	q := r.queues[key]
 	if q == nil {
-		q = &queue[K]{key: key, rule: l.ruleOf(key, nil, 0), place: -1}
+		q = l.newQueue(key)
 	} else {
 		r.advance(q, now)
 	}
@@ -118,7 +118,7 @@ func (r *room[K]) enter(ctx context.Context, key K, w *waiter[K], together bool)
 	var d gcra.Decision
 	var err error
 	if q.len == 0 {
-		d, err = q.rule.slot.TakeAt(q.rule.own.ref(), t.pace.at(now), w.n)
+		d, err = q.slot.TakeAt(q.rule.own.ref(), t.pace.at(now), w.n)
 		q.due = addSat(t.pace.at(now), int64(d.RetryAfter))
 	} else {
 		d, err = q.check(t.pace.at(now), w.n)
@@ -308,7 +308,7 @@ func (r *room[K]) clear(err error) {
 func (r *room[K]) advance(q *queue[K], now int64) {
 	t := r.lim.terms.Load()
 	paced := t.pace.at(now)
-	switch rule := r.lim.ruleOf(q.key, q.rule, 0); {
+	switch rule := r.lim.ruleOf(q.key); {
 	case rule == q.rule:
 	case *rule.limit() == *q.rule.limit():
 		// Only the pace is another: turns are when they were on the paced clock,
@@ -381,11 +381,11 @@ func (r *room[K]) file(q *queue[K], now int64) {
 		r.agenda.fix(q)
 	case q.len > 0:
 		r.queues[q.key] = q
-		r.lim.addMark(r.lim.hash(q.key))
+		r.lim.addMark(q.hash)
 		r.agenda.add(q)
 	case listed:
 		delete(r.queues, q.key)
-		r.lim.removeMark(r.lim.hash(q.key))
+		r.lim.removeMark(q.hash)
 		r.agenda.remove(q)
 	}
 }

@@ -63,9 +63,7 @@ func (l *Limiter[K]) SetLimit(key K, limit gcra.Limit, c Change) error {
 	if set == nil {
 		set = new(setLimits[K])
 		l.set.Store(set)
-		next := *l.terms.Load()
-		next.plain = false
-		l.terms.Store(&next)
+		l.agree(*l.terms.Load())
 	}
 	hash := l.hash(key)
 	switch last := set.find(hash, key).version; {
@@ -121,18 +119,18 @@ func (l *Limiter[K]) SetDefault(limit gcra.Limit, version uint64) error {
 	}
 	l.advanceAll() // what is due comes under the limit so far
 	before := *l.terms.Load()
-	changing := before
-	changing.plain, changing.changing = false, true
-	l.terms.Store(&changing)
+	next := before
+	next.changing = true
+	l.agree(next)
 	l.renewAll()
 	defer l.renewAll()
 	if err := l.table.SetLimit(before.pace.at(l.Now()), limit); err != nil {
-		l.terms.Store(&before)
+		l.agree(before)
 		return err
 	}
-	next := before
+	next.changing = false
 	next.by = &grounds{limit: limit, pace: before.pace}
-	l.terms.Store(&next)
+	l.agree(next)
 	l.version = max(l.version, version)
 	l.advanceAll()
 	return nil

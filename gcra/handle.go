@@ -6,7 +6,7 @@ import "sync/atomic"
 // caller likes, whatever becomes of the key, and used by any number of
 // goroutines at once. It keeps the table from being freed and, beside itself,
 // nothing but some 50 bytes: not the page that its key was in before it moved
-// to another.
+// to another. [Table.Key] makes one; it must not be copied.
 type Handle struct {
 	shard   *shard
 	fp      uint64 // under the table's limit
@@ -14,10 +14,9 @@ type Handle struct {
 	slot    atomic.Uint32 // where in the segment's page the key was last
 }
 
-func newHandle(s *shard, fp uint64) *Handle {
-	h := &Handle{shard: s, fp: fp}
+func (h *Handle) resolve(s *shard, fp uint64) {
+	h.shard, h.fp = s, fp
 	h.find(fp)
-	return h
 }
 
 // TakeAt is [Limit.Take] on the state of the key, under limit or, if it is nil,

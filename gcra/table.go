@@ -118,8 +118,16 @@ func (t *Table[K]) DebtAt(key K, limit *Limit, now, n int64) (Decision, error) {
 // neither hashes the key nor looks it up, which is most of the work. It makes no
 // key tracked.
 func (t *Table[K]) Key(key K) *Handle {
-	h := t.hash(key)
-	return newHandle(t.core.shard(h), fingerprint(h, nil))
+	h := new(Handle)
+	t.Resolve(key, h)
+	return h
+}
+
+// Resolve is [Table.Key] for a Handle that is a part of something else, which is
+// a step less for every call on it. It may be called once for h, before all else.
+func (t *Table[K]) Resolve(key K, h *Handle) {
+	hash := t.hash(key)
+	h.resolve(t.core.shard(hash), fingerprint(hash, nil))
 }
 
 // RescaleAt is [Rescale] on the state of key; from and to are the table's limit
