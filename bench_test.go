@@ -97,14 +97,20 @@ func (afterCheck) AfterCheck(context.Context, string, int64, flux.Decision) {}
 
 func BenchmarkCheckAt(b *testing.B) {
 	for _, bb := range []struct {
-		name  string
-		limit gcra.Limit
+		name    string
+		limit   gcra.Limit
+		factors []float64 // one after the other
 	}{
-		{"allow", never},
-		{"deny", gcra.Per(1, time.Hour)},
+		{"allow", never, nil},
+		{"deny", gcra.Per(1, time.Hour), nil},
+		{"factor", never, []float64{0.7}},
+		{"factor of 1 again", never, []float64{0.7, 1}},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			lim := newLimiter(b, flux.Config[string]{Limit: bb.limit})
+			for _, f := range bb.factors {
+				_ = lim.SetFactor(f)
+			}
 			h := lim.Key("tenant")
 			now, deny := lim.Now(), bb.name == "deny"
 			_, _ = h.CheckAt(now, 1)

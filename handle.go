@@ -34,7 +34,6 @@ type Handle[K comparable] struct {
 // shows nothing else than a generation.
 type stamped struct {
 	rule
-	lag int64 // of the terms
 
 	// stamp is what the mark shows while the rule holds and there is nothing to
 	// a check but a look at the table; never if there always is.
@@ -49,29 +48,37 @@ const never = generation - 1
 // that no clock could show fails with [gcra.ErrTime].
 func (h *Handle[K]) CheckAt(now, n int64) (Decision, error) {
 	r, m := h.rule.Load(), h.mark
-	if !m.is(r.stamp) || now >= maxTime {
+	if !m.is(r.stamp) {
 		return h.checkSlowly(now, n)
 	}
-	d, err := h.slot.TakeAt(r.own.ref(), now-r.lag, n)
+	d, err := h.slot.TakeAt(r.own.ref(), now, n)
 	if err != nil || !m.is(r.stamp) {
 		return h.lim.decision(r.terms, r.own, d, now), err
 	}
-	return Decision{d.RetryAfter, d.ResetAfter, now, r.by}, nil
+	return Decision{d.RetryAfter, d.ResetAfter, d.At, r.by}, nil
 }
 
 // checkSlowly is CheckAt where there is more to it than a look at the table.
-func (h *Handle[K]) checkSlowly(now, n int64) (d Decision, err error) {
-	if hooks := h.lim.hooks; hooks != nil {
-		ctx := context.Background()
-		hooks.beforeCheck(ctx, h.key, n)
-		defer func() { hooks.afterCheck(ctx, h.key, n, d, err) }()
+func (h *Handle[K]) checkSlowly(now, n int64) (Decision, error) {
+	hooks := h.lim.hooks
+	if hooks == nil {
+		return h.check(now, n)
 	}
+	ctx := context.Background()
+	hooks.beforeCheck(ctx, h.key, n)
+	d, err := h.check(now, n)
+	hooks.afterCheck(ctx, h.key, n, d, err)
+	return d, err
+}
+
+// check is CheckAt without hooks.
+func (h *Handle[K]) check(now, n int64) (Decision, error) {
 	r := h.current()
 	if h.mark.count() != 0 {
 		return h.room.check(h.key, now, n)
 	}
-	g, err := h.slot.TakeAt(r.own.ref(), r.terms.pace.at(now), n)
-	return h.lim.decision(r.terms, r.own, g, now), err
+	d, err := h.slot.TakeAt(r.own.ref(), r.terms.pace.at(now), n)
+	return h.lim.decision(r.terms, r.own, d, now), err
 }
 
 // RefundAt is [Limiter.Refund] at a time read from [Limiter.Now].
@@ -106,7 +113,7 @@ func (h *Handle[K]) current() *stamped {
 	if last != nil && last.rule == r && last.stamp == stamp {
 		return last
 	}
-	next := &stamped{r, r.terms.lag, stamp}
+	next := &stamped{r, stamp}
 	h.rule.Store(next)
 	return next
 }

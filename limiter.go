@@ -168,13 +168,12 @@ func (l *Limiter[K]) Time(at int64) time.Time { return l.base.Add(time.Duration(
 //
 // A Check after [Limiter.Close] decides as ever.
 func (l *Limiter[K]) Check(ctx context.Context, key K, n int64) (Decision, error) {
-	if t := l.terms.Load(); t.bare && l.marked.Load() == 0 {
-		now := l.Now()
-		d, err := l.table.TakeAt(key, nil, now-t.lag, n)
+	if t := l.terms.Load(); t.alike && l.marked.Load() == 0 {
+		d, err := l.table.TakeAt(key, nil, l.Now(), n)
 		if err == nil && l.terms.Load() == t {
-			return Decision{d.RetryAfter, d.ResetAfter, now, t.by}, nil
+			return Decision{d.RetryAfter, d.ResetAfter, d.At, t.by}, nil
 		}
-		return l.decision(t, nil, d, now), err
+		return l.decision(t, nil, d, d.At), err
 	}
 	if l.hooks != nil {
 		return l.hookedCheck(orBackground(ctx), key, n)

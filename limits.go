@@ -31,22 +31,16 @@ type terms struct {
 	// changing says that the table's limit is being replaced by another.
 	changing bool
 
-	// plain says that there is nothing to a check of a key without a limit of
-	// its own but a look at the table, at a time that lag is taken off: no hooks,
-	// no LimitFor, and a pace that is nil or that of the limiter's clock.
-	plain bool
-	lag   int64
-
-	// bare says that they are plain, and that no key has a limit of its own.
-	bare bool
+	// plain says that there is nothing to a check but a look at the table, once
+	// the limit of the key is known: no hooks, no LimitFor, no pace. alike says
+	// besides that no key has a limit of its own.
+	plain, alike bool
 }
 
 // agree puts terms in force.
 func (l *Limiter[K]) agree(t terms) {
-	var steady bool
-	t.lag, steady = t.pace.lag()
-	t.plain = steady && !t.changing && l.hooks == nil && l.cfg.LimitFor == nil
-	t.bare = t.plain && l.set.Load() == nil
+	t.plain = t.pace == nil && !t.changing && l.hooks == nil && l.cfg.LimitFor == nil
+	t.alike = t.plain && l.set.Load() == nil
 	l.terms.Store(&t)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,4 +174,206 @@ func queueAgainstModel(t *testing.T, seed uint64) {
 	if !lim.Idle() {
 		t.Error("something was left behind")
 	}
+}
+
+// A queue of centuries is refused before its turns leave the range of time,
+// whatever MaxWait is.
+func TestQueueOfCenturies(t *testing.T) {
+	const years = time.Duration(1 << 59) // 18 of them
+	for _, maxWait := range []time.Duration{0, 1<<63 - 1} {
+		lim := newLimiter(t, flux.Config[string]{Limit: gcra.Per(1, years), MaxWait: maxWait})
+		_, _ = lim.Check(t.Context(), key, 1)
+		for i := range 20 {
+			r, err := lim.Reserve(t.Context(), key, 1)
+			long, tooLong := errors.AsType[*flux.WaitTooLongError](err)
+			if tooLong != (i > 1) || err != nil && long.Wait < 2*years {
+				t.Fatalf("MaxWait %v: reservation %d: %v", maxWait, i, err)
+			}
+			if err == nil && (r.Delay() > time.Duration(i+1)*years || r.Delay() < time.Duration(i)*years) {
+				t.Fatalf("MaxWait %v: reservation %d is due in %v", maxWait, i, r.Delay())
+			}
+		}
+	}
+}
+
+// A timer that fires late must not slow the schedule down: the turns that were
+// due meanwhile come at their own times.
+func TestLateTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(1000).WithBurst(1)})
+		var results []<-chan flux.Result
+		for range 100 {
+			results = append(results, lim.WaitAsync(t.Context(), key, 1))
+		}
+		for range 10 {
+			lim.HoldTimers()
+			time.Sleep(10*ms + 300*time.Microsecond)
+			lim.ReleaseTimers()
+		}
+		for i, ch := range results {
+			if res := <-ch; time.Duration(res.At) != time.Duration(i+1)*ms {
+				t.Errorf("turn %d was granted for %v", i, time.Duration(res.At))
+			}
+		}
+		if now := time.Duration(lim.Now()); now != 103*ms {
+			t.Errorf("100 turns of 1ms took %v", now)
+		}
+	})
+}
+
+// A process that stood still does not make up for it in one go.
+func TestVeryLateTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(1000).WithBurst(1)})
+		var results []<-chan flux.Result
+		for range 1000 {
+			results = append(results, lim.WaitAsync(t.Context(), key, 1))
+		}
+		lim.HoldTimers()
+		time.Sleep(10 * time.Second)
+		lim.ReleaseTimers()
+		ready := 0
+		for _, ch := range results {
+			ready += len(ch)
+		}
+		if want := int(flux.MaxLate/int64(ms)) + 1; ready != want {
+			t.Errorf("%d turns were granted after 10s of standstill, want %d", ready, want)
+		}
+		lim.Close()
+	})
+}
+
+// Nobody overtakes, not even a Check that comes when the head's turn is due and
+// its timer late.
+func TestCheckDoesNotOvertake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(10)})
+		h := lim.Key(key)
+		first := lim.WaitAsync(t.Context(), key, 5)
+		second := lim.WaitAsync(t.Context(), key, 1)
+		lim.HoldTimers()
+		time.Sleep(550 * ms)
+		for name, check := range map[string]func(n int64) (flux.Decision, error){
+			"Check":   func(n int64) (flux.Decision, error) { return lim.Check(t.Context(), key, n) },
+			"CheckAt": func(n int64) (flux.Decision, error) { return h.CheckAt(lim.Now(), n) },
+		} {
+			d, err := check(1)
+			if err != nil || d.Allowed() || d.RetryAfter != 150*ms || d.Remaining() != 0 || d.ResetAfter != 1050*ms {
+				t.Errorf("%s = %+v, %v; want a denial for 150ms", name, d, err)
+			}
+			if d, err := check(0); err != nil || !d.Allowed() || d.Delay(1) != 150*ms {
+				t.Errorf("%s: peek = %+v, %v", name, d, err)
+			}
+			if d, err := check(11); !errors.Is(err, gcra.ErrExceedsBurst) {
+				t.Errorf("%s of more than the burst = %+v, %v", name, d, err)
+			}
+		}
+		if len(first) != 1 || len(second) != 0 {
+			t.Errorf("the Check granted %d and %d turns, want 1 and 0", len(first), len(second))
+		}
+		time.Sleep(150*ms - 1)
+		if d, _ := h.CheckAt(lim.Now(), 1); d.Allowed() || d.RetryAfter != 1 {
+			t.Errorf("one nanosecond early: %+v", d)
+		}
+		time.Sleep(time.Nanosecond)
+		if d, _ := lim.Check(t.Context(), key, 1); !d.Allowed() {
+			t.Errorf("after RetryAfter: %+v", d)
+		}
+		if len(second) != 1 || !lim.Idle() {
+			t.Error("the second waiter was passed over")
+		}
+	})
+}
+
+// Tokens that go past the queue put it off, those that come back bring it
+// forward, and nothing polls.
+func TestQueueFollowsDebtAndRefund(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(10)})
+		g := &grants{lim: lim}
+		for id := range 4 {
+			g.follow(id, lim.WaitAsync(t.Context(), key, 1))
+			synctest.Wait()
+		}
+		r, err := lim.Reserve(t.Context(), key, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(150 * ms) // the first has gone
+		if d, err := lim.Debt(t.Context(), key, 20); err != nil || d.Allowed() {
+			t.Errorf("Debt = %+v, %v", d, err)
+		}
+		if d := r.Delay(); d != 2350*ms {
+			t.Errorf("delay after a debt of 2s = %v, want 2.35s", d)
+		}
+		time.Sleep(50 * ms)
+		if err := lim.Refund(t.Context(), key, 21); err != nil {
+			t.Fatal(err)
+		}
+		if d := r.Delay(); d != 200*ms {
+			t.Errorf("delay after a refund of 2.1s = %v, want 200ms", d)
+		}
+		time.Sleep(200 * ms)
+		if d := r.Delay(); d != 0 {
+			t.Errorf("delay when the turn has come = %v", d)
+		}
+		g.want(t, grant{0, 100 * ms, nil}, grant{1, 200 * ms, nil}, grant{2, 200 * ms, nil}, grant{3, 300 * ms, nil})
+	})
+}
+
+// Many keys with different limits, some of whose waiters give up: each queue
+// keeps its own time, whatever else the timer is set for.
+func TestManyKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keys = 300
+		interval := func(k int) time.Duration { return time.Duration(7+k*k%1013) * ms }
+		lim := newLimiter(t, flux.Config[int]{
+			Limit:    gcra.PerSecond(1),
+			LimitFor: func(k int) gcra.Limit { return gcra.Per(1, interval(k)) },
+		})
+		type wait struct {
+			ch   <-chan flux.Result
+			want time.Duration // 0 for one that gives up
+		}
+		waits := make(map[int][]wait)
+		for k := range keys {
+			_, _ = lim.Check(t.Context(), k, 1)
+		}
+		var gone []context.CancelFunc
+		for k := range keys {
+			for i := range 1 + k%4 {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				w := wait{ch: lim.WaitAsync(ctx, k, 1)}
+				if (k+i)%5 == 0 {
+					gone = append(gone, cancel)
+				} else {
+					stay := 1
+					for _, other := range waits[k] {
+						if other.want > 0 {
+							stay++
+						}
+					}
+					w.want = time.Duration(stay) * interval(k)
+				}
+				waits[k] = append(waits[k], w)
+			}
+		}
+		for _, cancel := range gone {
+			cancel()
+		}
+		var wg sync.WaitGroup
+		for k, list := range waits {
+			for i, w := range list {
+				wg.Go(func() {
+					res := <-w.ch
+					now := time.Duration(lim.Now())
+					if (res.Err == nil) != (w.want > 0) || now != w.want {
+						t.Errorf("waiter %d of key %d: %v at %v, want %v", i, k, res.Err, now, w.want)
+					}
+				})
+			}
+		}
+		wg.Wait()
+	})
 }

@@ -89,14 +89,15 @@ func (s *stream[K]) run(ctx context.Context, in <-chan Request[K], out chan Resp
 		if sent < len(ready) {
 			select {
 			case out <- ready[sent]:
-				sent++
 			default:
 				select {
 				case out <- ready[sent]:
-					sent++
 				case <-done:
+					continue
 				}
 			}
+			ready[sent] = Response[K]{} // whose value is the receiver's now
+			sent++
 			continue
 		}
 		if in == nil && unanswered == 0 {
@@ -154,10 +155,9 @@ func (s *stream[K]) add(r Response[K]) {
 	}
 }
 
-// take returns the answers so far, in exchange for those that were sent, whose
-// place it takes to collect more in.
+// take returns the answers so far, and collects more in the place of those that
+// were sent.
 func (s *stream[K]) take(spare []Response[K]) []Response[K] {
-	clear(spare)
 	if cap(spare) > spareAnswers {
 		spare = nil
 	}

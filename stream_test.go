@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/gcra"
@@ -124,5 +126,48 @@ func TestStreamEdges(t *testing.T) {
 		if n != 100 {
 			t.Errorf("%d answers, want 100", n)
 		}
+	})
+}
+
+// What was answered and received belongs to the receiver alone, though others who
+// were granted together with it are not received yet.
+func TestStreamKeepsNoValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 200 // more than are sent ahead
+		type value struct {
+			number int
+			_      [64]byte // too large to share its memory with another
+		}
+		lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(1000).WithBurst(n)})
+		if _, err := lim.Check(t.Context(), key, n); err != nil {
+			t.Fatal(err)
+		}
+		in := make(chan flux.Request[string], n)
+		var values [n]weak.Pointer[value]
+		for i := range n {
+			v := &value{number: i}
+			values[i] = weak.Make(v)
+			in <- flux.Request[string]{Key: key, N: 1, Value: v}
+		}
+		out := lim.Stream(t.Context(), in)
+		synctest.Wait()
+		lim.HoldTimers()
+		time.Sleep(time.Second)
+		lim.ReleaseTimers()
+		for i := range n - 1 {
+			if res := <-out; res.Err != nil || res.Value.(*value).number != i {
+				t.Fatalf("answer %d: %+v", i, res)
+			}
+		}
+		synctest.Wait()
+		runtime.GC()
+		for i, p := range values[:n-1] {
+			if p.Value() != nil {
+				t.Errorf("value %d is still kept", i)
+			}
+		}
+		<-out
+		close(in)
+		<-out
 	})
 }
