@@ -143,8 +143,8 @@ func (r *run[M]) withdrawBlocked(k *orderKey[M], now int64) {
 // pausing returns the delayed entries in a state.
 func (r *run[M]) pausing(s state) (entries []*entry[M]) {
 	for _, slot := range r.delayed.slots {
-		if slot.item.state == s {
-			entries = append(entries, slot.item)
+		if e := r.delayed.items[slot.item]; e.state == s {
+			entries = append(entries, e)
 		}
 	}
 	return entries

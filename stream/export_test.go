@@ -1,5 +1,7 @@
 package stream
 
+import "slices"
+
 // Tenants returns how many tenants the gate knows.
 func (g *Gate[M]) Tenants() int {
 	g.mu.Lock()
@@ -102,18 +104,26 @@ type Heap struct{ h heap[*HeapItem] }
 type HeapItem struct {
 	ID    int
 	index int32
-	moves *int // counts the steps of all items that have it, if not nil
 }
 
-func (i *HeapItem) setIndex(n int32) {
-	i.index = n
-	if i.moves != nil {
-		*i.moves++
+func (i *HeapItem) setIndex(n int32) { i.index = n }
+
+// Room returns how many items there is memory for.
+func (h *Heap) Room() int { return max(cap(h.h.slots), cap(h.h.items), cap(h.h.at)) }
+
+// Moves calls f and returns how many places in the heap have another item, or
+// none, or one, after it.
+func (h *Heap) Moves(f func()) (n int) {
+	before := slices.Clone(h.h.slots)
+	f()
+	after := h.h.slots
+	for i := range min(len(before), len(after)) {
+		if before[i] != after[i] {
+			n++
+		}
 	}
+	return n + max(len(before), len(after)) - min(len(before), len(after))
 }
-
-// CountMoves makes i count its steps in a heap.
-func (i *HeapItem) CountMoves(moves *int) { i.moves = moves }
 
 // In reports whether the item is in a heap.
 func (i *HeapItem) In() bool { return i.index >= 0 }

@@ -179,7 +179,7 @@ func (r *run[M]) latch(e *entry[M], until int64) {
 	overdue := until + int64(latchGrace) + 1
 	if k.index < 0 {
 		r.expecting.push(k, overdue)
-	} else if overdue < r.expecting.slots[k.index].key {
+	} else if overdue < r.expecting.key(k.index) {
 		r.expecting.fix(k.index, overdue)
 	}
 }

@@ -234,10 +234,10 @@ func (r *run[M]) arm(now int64) {
 		_, next = r.sched.waiting.top()
 	}
 	if r.delayed.len() > 0 {
-		next = earlier(next, r.delayed.slots[0].key)
+		next = earlier(next, r.delayed.next())
 	}
 	if r.expecting.len() > 0 {
-		next = earlier(next, r.expecting.slots[0].key)
+		next = earlier(next, r.expecting.next())
 	}
 	if r.open() {
 		for b := r.crowded.first; b != nil; b = b.next {

@@ -132,9 +132,9 @@ func (s *scheduler[M]) arrange(t *tenant[M], now int64) {
 		return
 	}
 	switch {
-	case want == placeReady && s.ready.slots[t.index].key != t.start:
+	case want == placeReady && s.ready.key(t.index) != t.start:
 		s.ready.fix(t.index, t.start)
-	case want == placeWaiting && s.waiting.slots[t.index].key != due:
+	case want == placeWaiting && s.waiting.key(t.index) != due:
 		s.waiting.fix(t.index, due)
 	}
 }

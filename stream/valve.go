@@ -45,7 +45,7 @@ func (r *run[M]) letOut(e *entry[M], now int64) {
 		k.blocked.remove(e)
 		r.unpark(e, now)
 	case stateBackoff:
-		due = max(due, r.delayed.slots[e.index].key)
+		due = max(due, r.delayed.key(e.index))
 		r.delayed.remove(e.index)
 		r.count(t, -1, now)
 	default:
