@@ -74,7 +74,10 @@ type Policy struct {
 	MaxAge time.Duration
 
 	// MaxAttempts is how often a handler may fail with a message before it
-	// becomes a dead letter. Negative: without bound.
+	// becomes a dead letter. Attempts travel with a deferral; a message that is
+	// given back while it waits for its next attempt in memory, because it is
+	// revoked or Run ends, comes again with the attempts that it came with.
+	// Negative: without bound.
 	// Defaults to 5.
 	MaxAttempts int
 

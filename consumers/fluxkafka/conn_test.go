@@ -14,6 +14,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/fluxlimiter/flux/consumers/fluxkafka"
 )
 
 // A broker that takes connections and does not answer, as one that is frozen
@@ -120,4 +122,64 @@ func TestRunEndsAtAnyTime(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A coordinator that does not answer a kind of request is given up after a
+// while, the stats show it meanwhile, and nothing is lost or repeated.
+func TestSilentCoordinator(t *testing.T) {
+	for _, tt := range []struct {
+		silent kmsg.Key
+		shows  func(s fluxkafka.Stats) bool
+	}{
+		{kmsg.FindCoordinator, away},
+		{kmsg.JoinGroup, away},
+		{kmsg.SyncGroup, away},
+		{kmsg.OffsetFetch, away},
+		{kmsg.Heartbeat, func(s fluxkafka.Stats) bool { return s.Generations > 5 }},
+		{kmsg.OffsetCommit, func(s fluxkafka.Stats) bool { return s.CommitErrors > 5 }},
+	} {
+		t.Run(tt.silent.Name(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, 1, kfake.SeedTopics(2, "t"))
+				defer c.close()
+				h := newHistory()
+				m := c.start(c.config("t"), func(ctx context.Context, d delivery) error {
+					h.add(d.Message())
+					return d.Ack(ctx)
+				})
+				c.produce("t", 0, 50, 10, 2)
+				c.allCommitted("t", 20*time.Second)
+				var silent atomic.Bool
+				silent.Store(true)
+				c.ControlKey(int16(tt.silent), func(kmsg.Request) (kmsg.Response, error, bool) {
+					c.KeepControl()
+					return nil, nil, silent.Load()
+				})
+				// It has to join again.
+				c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.NotCoordinator, Count: 1})
+				time.Sleep(time.Second)
+				c.produce("t", 50, 100, 10, 2)
+				time.Sleep(59 * time.Second)
+				if s := m.src.Stats(); !tt.shows(s) {
+					t.Errorf("after a minute: %+v", s)
+				}
+				silent.Store(false)
+				c.allCommitted("t", time.Minute)
+				time.Sleep(10 * time.Second)
+				if s := m.src.Stats(); !s.Member || s.Fault != nil {
+					t.Errorf("after it answers again: %+v", s)
+				}
+				m.stop()
+				if h.distinct() != 100 || h.duplicates() > 0 {
+					t.Errorf("handled %d of 100, %d twice", h.distinct(), h.duplicates())
+				}
+			})
+		})
+	}
+}
+
+// away reports whether s shows a source that has not been a member for long,
+// and why.
+func away(s fluxkafka.Stats) bool {
+	return !s.Member && s.Fault != nil && time.Since(s.Since) > 50*time.Second
 }

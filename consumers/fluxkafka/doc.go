@@ -21,8 +21,12 @@
 //
 // A message is repeated when a member dies (what it had done since its last
 // commit), when a handler is at work on it at the end of [Config.DrainTimeout] in
-// a rebalance (what is parked goes to the next owner at once), and when a copy's confirmation was lost: the copies then carry the same flux-id
-// header.
+// a rebalance (what is parked goes to the next owner at once), and when a copy's
+// confirmation was lost: the copies then carry the same flux-id header.
+//
+// Lanes and dead letters keep a message's key, value and headers; dead letters
+// its time, too, if their topic takes it. Headers whose names begin with flux- are
+// this package's: those of a producer are left out of the copies.
 //
 // # Order
 //
@@ -35,7 +39,8 @@
 // # Limits
 //
 // It needs Kafka 0.11 or later (2.4 for the defaults of made topics) and the
-// classic group protocol, which Kafka 4 still speaks. Each partition has a
-// connection of its own while it fetches. Rebalances are eager: all members stop, and
+// classic group protocol, which Kafka 4 still speaks. Each partition, of a lane
+// too, has a connection and a goroutine of its own while it fetches: a member of
+// many partitions should have few lanes. Rebalances are eager: all members stop, and
 // drain, for each; assignment is sticky, so that few partitions move.
 package fluxkafka

@@ -220,3 +220,43 @@ func watchCommitted(c *cluster) func() error {
 		return <-done
 	}
 }
+
+// A message that waits in memory for its next attempt when a rebalance begins
+// comes again with the attempts that it came with, as [stream.Policy] says.
+func TestRebalanceForgetsAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
+		defer c.close()
+		limiter, err := flux.New(flux.Config[string]{Limit: gcra.Unlimited()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		gate := stream.Config[*kafka.Message]{
+			Limiter: limiter, Tenant: func(m *kafka.Message) string { return string(m.Key) },
+			Policy: stream.Policy{MaxWait: time.Hour, MaxAttempts: 3, Backoff: func(int) time.Duration { return 20 * time.Second }},
+		}
+		var mu sync.Mutex
+		var attempts []int
+		work := func(ctx context.Context, _ *kafka.Message) error {
+			info, _ := stream.FromContext(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			attempts = append(attempts, info.Attempt)
+			return errors.New("no")
+		}
+		c.produce("t", 0, 1, 1, 1)
+		a := c.startGate(c.config("t"), gate, work, func(*kafka.Message) {})
+		time.Sleep(15 * time.Second)
+		b := c.startGate(c.config("t"), gate, work, func(*kafka.Message) {})
+		c.allCommitted("t", 2*time.Minute)
+		a.stop()
+		b.stop()
+		if got := fmt.Sprint(attempts); got != "[1 1 2 3]" {
+			t.Errorf("attempts %v", got)
+		}
+		letters := c.consume("dlq.t.g", 0)
+		if len(letters) != 1 {
+			t.Errorf("%d dead letters", len(letters))
+		}
+	})
+}
