@@ -41,4 +41,11 @@
 //
 // Whatever decides is a [Checker]: [Chain] makes one of several, all or nothing,
 // and a [Middleware] wraps one in another. A [Hook] is told what a limiter does.
+//
+// # Messages
+//
+// Package [github.com/fluxlimiter/flux/stream] stands between a message broker
+// and a handler, asks a limiter about every message, and decides what becomes of
+// those that have to wait. Packages fluxnats and fluxkafka, in consumers, connect
+// it to NATS and to Kafka.
 package flux

@@ -4,7 +4,7 @@
 //
 // A [Gate] asks a limiter for each message of a tenant, runs handlers for those
 // that it admits, and shares the workers fairly between tenants. A [Source]
-// connects it to a broker; see package fluxnats for one.
+// connects it to a broker: see packages fluxnats and fluxkafka.
 //
 //	gate, err := stream.New(stream.Config[*fluxnats.Msg]{
 //		Limiter: limiter,

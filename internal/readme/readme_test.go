@@ -77,3 +77,26 @@ func TestLinks(t *testing.T) {
 		t.Errorf("found %d links only", found)
 	}
 }
+
+// TestCommands holds that what the documents say to run is there.
+func TestCommands(t *testing.T) {
+	command := regexp.MustCompile(`go (?:-C (\S+) )?(?:run|test|vet)((?: '[^']*'| [^\s` + "`" + `|]+)*)`)
+	found := 0
+	for _, doc := range []string{"README.md", "CHANGELOG.md", "CONTRIBUTING.md"} {
+		for _, m := range command.FindAllStringSubmatch(read(t, doc), -1) {
+			for arg := range strings.FieldsSeq(m[2]) {
+				if arg != "." && !strings.HasPrefix(arg, "./") {
+					continue
+				}
+				found++
+				dir := filepath.Join(root, m[1], strings.TrimSuffix(arg, "..."))
+				if sources, err := filepath.Glob(filepath.Join(dir, "*.go")); err != nil || len(sources) == 0 {
+					t.Errorf("%s says %q, but there is no package in %s", doc, m[0], dir)
+				}
+			}
+		}
+	}
+	if found < 10 {
+		t.Errorf("found %d commands only", found)
+	}
+}

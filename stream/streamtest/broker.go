@@ -57,6 +57,7 @@ type Config struct {
 
 	// Tail makes deferred messages come back behind everything that waits by
 	// then, as a copy that is appended to a log does, instead of before it.
+	// Defaults to false.
 	Tail bool
 
 	// Order says what Meta.Order is.
@@ -64,6 +65,7 @@ type Config struct {
 	Order Order
 
 	// Eager makes the source deliver without asking for room first.
+	// Defaults to false.
 	Eager bool
 }
 
