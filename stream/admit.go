@@ -221,10 +221,7 @@ func (r *run[M]) delay(d flux.Decision, at, cost, now int64) int64 {
 // surplusAway reports whether messages of t that were deferred are still to come
 // back, as far as is known.
 func (r *run[M]) surplusAway(t *tenant[M], d flux.Decision, now int64) bool {
-	if t.handle == nil && t.remote != nil {
-		d = t.remote.last // also while nothing is refused
-	}
-	pace := earn(d, 1)
+	pace := t.earn(d, 1)
 	// Those that are away come back at the pace that was known when they went.
 	// If the limit was raised since, what it grants beyond that is for others.
 	if raised := pace < t.pace-t.pace/4; raised || t.horizon <= now {
@@ -304,8 +301,9 @@ func (r *run[M]) denyAs(e *entry[M], v Verdict, reason Reason, turn, now int64) 
 	}
 	// It comes back some time before its turn, to find a place and wait for it:
 	// a broker that is late must not leave the limit unused. But no more than
-	// half of the tenant's places are meant for those that come back early.
-	lead := int64(max(0, p.MaxWait)) / 2
+	// half of the tenant's places are meant for those that come back early, and if
+	// none is free now, half of those before it must have had their turn.
+	lead := min(int64(max(0, p.MaxWait)), max(0, turn-now)) / 2
 	if places := int64(r.share() / 2); interval < lead/max(1, places) || places == 0 {
 		lead = interval * places
 	}

@@ -90,6 +90,49 @@ func TestKeyedBacklogAfterARaise(t *testing.T) {
 	})
 }
 
+// TestBacklogOfMixedCosts holds that a backlog of messages of all costs is worked
+// off at its tenant's limit: a cheap one that is deferred does not take the time
+// of a dear one.
+func TestBacklogOfMixedCosts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rate, span = 100, 60
+		s := newScene(t, limits{"a": gcra.PerSecond(rate).WithBurst(4)}, stream.Config[*message]{Window: 37})
+		s.broker = streamtest.NewBroker(streamtest.Config{Partitions: 4, Fault: func(op streamtest.Kind, _ *message, _ int) error {
+			if op == streamtest.Deferred {
+				time.Sleep(2 * time.Millisecond)
+			}
+			return nil
+		}})
+		rng := rand.New(rand.NewPCG(1, 1))
+		for spent := int64(0); spent < rate*span; {
+			m := message{Tenant: "a", Cost: 1 + rng.Int64N(4), Partition: rng.IntN(4)}
+			s.broker.Publish(m)
+			spent += m.Cost
+		}
+		took := s.run()
+		s.check(s.broker.History())
+		if want := span * time.Second; took > want*102/100 {
+			t.Errorf("took %v, want %v", took, want)
+		}
+	})
+}
+
+// TestNoPlaceBeforeThen holds that a message which finds no place because others
+// have them is not handed back to come again at once, however many places its
+// tenant may have.
+func TestNoPlaceBeforeThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := limits{"a": gcra.PerMinute(1), "b": gcra.PerMinute(1)}
+		r := start(t, l, stream.Config[*parcel]{Window: 16, TenantWindow: 12, Policy: stream.Policy{MaxWait: time.Hour}}, nil)
+		r.deliver(named("b", 10)...)
+		r.deliver(named("a", 5)...)
+		r.forget()
+		r.deliver(&parcel{name: "back", tenant: "a", meta: stream.Meta{Deferrals: 1}})
+		r.want("0s back defer share_exceeded 2m30s")
+		r.end()
+	})
+}
+
 // TestBacklogOfASlowLimiter holds that a backlog that was parked before its
 // tenant's limit was known is worked off at that limit.
 func TestBacklogOfASlowLimiter(t *testing.T) {

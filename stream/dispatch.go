@@ -80,8 +80,11 @@ func (r *run[M]) grant(w *worker[M], t *tenant[M], at, now int64) {
 		e.key.since = now
 	}
 	if t.picked != unset && t.pressed {
+		took := now - t.picked
 		t.picks = min(t.picks+1, enoughPicks)
-		t.gap = smooth(t.gap, now-t.picked, unusual, int64(t.picks))
+		t.gap = smooth(t.gap, took, unusual, int64(t.picks))
+		// Most of the time was its limit's: that depends on what it cost.
+		t.paced = t.grantAt != unset && now-t.grantAt < took/2
 	}
 	t.picked, t.lastGrant, t.pressed = now, at, t.waiting > t.awaiting
 	w.entry, w.granted, w.start, w.cost = e, at, start, unset

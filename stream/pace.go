@@ -52,7 +52,20 @@ func smooth(gap, took, usual, weight int64) int64 {
 // much: what the limit that d tells of takes to earn it, or the workers to come
 // round to it.
 func (r *run[M]) interval(t *tenant[M], d flux.Decision, cost int64) int64 {
-	return max(earn(d, cost), t.gap, int64(time.Millisecond))
+	earned := t.earn(d, cost)
+	if earned == 0 || !t.paced {
+		earned = max(earned, t.gap)
+	}
+	return max(earned, int64(time.Millisecond))
+}
+
+// earn returns how long the limit of t, which d tells of if it is known now, takes
+// to earn cost tokens, 0 if it has no rate.
+func (t *tenant[M]) earn(d flux.Decision, cost int64) int64 {
+	if t.handle == nil && t.remote != nil {
+		d = t.remote.last // also while nothing is refused
+	}
+	return earn(d, cost)
 }
 
 // earn returns how long a limit takes to earn cost tokens, 0 if it has no rate.

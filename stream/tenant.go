@@ -35,6 +35,7 @@ type tenant[M any] struct {
 	overdrawn bool // it is in run.overdrawn
 	idle      bool // it is in run.idlers
 	pressed   bool // when one went to the workers last, others waited that could have gone, too
+	paced     bool // it was not workers that gap is due to, but its limit
 	picks     int8 // how many gaps gap is known from, up to enoughPicks
 
 	// Fair queueing, see scheduler.
