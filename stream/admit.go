@@ -50,7 +50,7 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 		return
 	default:
 	}
-	if e.recalled() {
+	if r.isRecalled(a.revoked) {
 		r.leave(e)
 		return
 	}
@@ -363,7 +363,7 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 
 // pause makes e wait in memory for its next attempt.
 func (r *run[M]) pause(e *entry[M], until, now int64) {
-	if r.draining || e.revoked() || e.recalled() {
+	if r.draining || e.revoked() || r.isRecalled(e.revocation()) {
 		r.leave(e) // nobody else would take it out
 		return
 	}

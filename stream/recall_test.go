@@ -61,3 +61,29 @@ func TestRecall(t *testing.T) {
 		r.end()
 	})
 }
+
+// TestRecallOfWhatIsNotThereYet holds that messages of a channel are released too
+// that come after it was recalled, or have waited for room then, whether or not
+// the gate has held others of it.
+func TestRecallOfWhatIsNotThereYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, limits{"a": gcra.PerSecond(1).WithBurst(1), "c": gcra.PerMinute(1).WithBurst(1)}, stream.Config[*parcel]{Window: 2, Policy: stream.Policy{MaxWait: time.Hour}}, nil)
+		revoked := make(chan struct{})
+		r.deliver(&parcel{name: "a0", tenant: "a"}, &parcel{name: "c0", tenant: "c"}, &parcel{name: "a1", tenant: "a"}, &parcel{name: "c1", tenant: "c"})
+		r.forget()
+		delivered := make(chan error)
+		go func() {
+			delivered <- r.in.Deliver(t.Context(), &parcel{name: "waits", tenant: "b", revoked: revoked, rig: r})
+		}()
+		synctest.Wait()
+		r.in.Recall(revoked)
+		time.Sleep(time.Second)
+		if err := <-delivered; err != nil {
+			t.Error(err)
+		}
+		r.want("1s a1 run", "1s a1 ack", "1s waits released")
+		r.deliver(&parcel{name: "comes", tenant: "b", revoked: revoked}, &parcel{name: "other", tenant: "b", revoked: make(chan struct{})})
+		r.want("1s comes released", "1s other run", "1s other ack")
+		r.end()
+	})
+}

@@ -18,8 +18,6 @@ type watch[M any] struct {
 	id   watchID
 	gone atomic.Bool // they are revoked, and that was seen
 
-	recalled bool // what is parked is to be released
-
 	// ctx is what the contexts of its messages' handlers end with.
 	ctx    context.Context //nolint:containedctx // it belongs to the messages, not to a call
 	cancel context.CancelCauseFunc

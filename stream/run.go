@@ -94,6 +94,7 @@ type run[M any] struct {
 	calls     []func() // of hooks, likewise
 	watches   map[watchID]*watch[M]
 	watched   *watch[M] // the last one that was looked for
+	recalled  []<-chan struct{} // that Recall was called for, and are not closed, as far as known
 	lingering lingering[M]
 
 	stopped  bool          // takes no more messages: the source is exhausted, or it drains

@@ -53,9 +53,9 @@ type Intake[M any] interface {
 	// Recall asks for messages back that will soon be revoked: those whose
 	// Revoked is that channel. What is parked is released at once; what a handler
 	// has, or is being settled, goes on until the channel is closed, but is not
-	// tried again. A source calls it when it will deliver no more of them, and every
-	// Deliver of one has returned, so that nothing but handlers keeps the next owner
-	// waiting.
+	// tried again. What is delivered later, or waits in Deliver, is released as soon
+	// as there is room for it. A source calls it when it will deliver no more of
+	// them, so that nothing but handlers keeps the next owner waiting.
 	Recall(revoked <-chan struct{})
 }
 
