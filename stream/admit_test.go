@@ -20,8 +20,8 @@ func TestParksUntilItsTurn(t *testing.T) {
 		r := start(t, limits{"a": gcra.PerSecond(10).WithBurst(2)}, stream.Config[*parcel]{}, nil)
 		r.deliver(named("a", 4)...)
 		r.want("0s a0 run", "0s a0 ack", "0s a1 run", "0s a1 ack")
-		if waiting, running := r.gate.TenantStats("a"); waiting != 2 || running != 0 {
-			t.Errorf("TenantStats = %d waiting, %d running, want 2 and 0", waiting, running)
+		if a := r.gate.Load("a"); a.Waiting != 2 || a.Running != 0 {
+			t.Errorf("Load = %+v, want 2 waiting and none running", a)
 		}
 		time.Sleep(time.Second)
 		r.want("100ms a2 run", "100ms a2 ack", "200ms a3 run", "200ms a3 ack")

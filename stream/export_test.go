@@ -142,3 +142,16 @@ func (h *Heap) Top() (*HeapItem, int64) { return h.h.top() }
 
 // Len is heap.len.
 func (h *Heap) Len() int { return h.h.len() }
+
+// Ranked returns the tenants that a ranking of so many keeps of those that it is
+// told of, each with the figure at its place.
+func Ranked(top int, tenants string, figures ...int64) (kept string) {
+	r := ranking{top: top}
+	for i, figure := range figures {
+		r.add(figure, TenantLoad{Tenant: tenants[i : i+1]})
+	}
+	for _, load := range r.loads {
+		kept += load.Tenant
+	}
+	return kept
+}

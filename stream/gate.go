@@ -111,7 +111,8 @@ func (g *Gate[M]) end(r *run[M]) {
 	g.run = nil
 }
 
-// Stats returns the gate's totals, all of one instant.
+// Stats returns the gate's totals, all of one instant: those of a [Snapshot],
+// without allocating.
 func (g *Gate[M]) Stats() Stats {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -120,16 +121,6 @@ func (g *Gate[M]) Stats() Stats {
 	}
 	stats, _ := g.run.snapshot()
 	return g.past.plus(stats)
-}
-
-// TenantStats returns how many messages of a tenant are parked and running.
-func (g *Gate[M]) TenantStats(tenant string) (waiting, running int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.run == nil {
-		return 0, 0
-	}
-	return g.run.tenantSnapshot(tenant)
 }
 
 // plus returns the sum of two snapshots.

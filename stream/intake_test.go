@@ -116,7 +116,7 @@ func TestWindowOfASource(t *testing.T) {
 		// One runs, and four may wait.
 		r.deliver(named("a", 8)...)
 		time.Sleep(time.Second)
-		if waiting, _ := r.gate.TenantStats("a"); waiting != 4 {
+		if waiting := r.gate.Load("a").Waiting; waiting != 4 {
 			t.Errorf("%d wait, want 4", waiting)
 		}
 		if got := r.in.Window(-1); got != 1 {

@@ -190,8 +190,8 @@ func TestRunTwice(t *testing.T) {
 		if s := r.gate.Stats(); err != nil || s.Processed+s.Released != 3 {
 			t.Errorf("Run = %v, Stats = %+v", err, s)
 		}
-		if waiting, running := r.gate.TenantStats("a"); waiting != 0 || running != 0 {
-			t.Errorf("TenantStats = %d, %d", waiting, running)
+		if a := r.gate.Load("a"); a.Waiting != 0 || a.Running != 0 {
+			t.Errorf("Load = %+v", a)
 		}
 	})
 }
@@ -452,7 +452,7 @@ func TestStatsWhileStarting(t *testing.T) {
 			defer close(ended)
 			for range 100 {
 				gate.Stats()
-				gate.TenantStats("a")
+				gate.Load("a")
 			}
 		}()
 		if err := gate.Run(t.Context(), sourceFunc(func(context.Context, stream.Intake[*parcel]) error { return nil }), succeed); err != nil {

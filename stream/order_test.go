@@ -31,8 +31,8 @@ func TestOrderKey(t *testing.T) {
 		})
 		r.deliver(keyed("k1", "k", 1), keyed("k2", "k", 2), keyed("k3", "k", 3), keyed("l4", "l", 4), keyed("x5", "", 5), keyed("x6", "", 6))
 		r.want("0s k1 run", "0s l4 run", "0s x5 run")
-		if waiting, running := r.gate.TenantStats("a"); waiting != 3 || running != 3 {
-			t.Errorf("TenantStats = %d, %d, want 3 and 3", waiting, running)
+		if a := r.gate.Load("a"); a.Waiting != 3 || a.Running != 3 {
+			t.Errorf("Load = %+v, want 3 waiting and 3 running", a)
 		}
 		time.Sleep(1500 * time.Millisecond)
 		r.want("1s k1 ack", "1s l4 ack", "1s x5 ack", "1s k2 run", "1s x6 run")

@@ -51,8 +51,8 @@ func TestStuckHandlers(t *testing.T) {
 				if waited := time.Since(begin); waited != want {
 					t.Errorf("key %q: the other tenant's message waited %v, want %v", key, waited, want)
 				}
-				if waiting, running := r.gate.TenantStats("a"); waiting+running != 4 {
-					t.Errorf("key %q: %d waiting, %d running, want 4 together", key, waiting, running)
+				if a := r.gate.Load("a"); a.Waiting+a.Running != 4 {
+					t.Errorf("key %q: %+v, want 4 together", key, a)
 				}
 				if s := r.gate.Stats(); s.Processed != 1 {
 					t.Errorf("key %q: Stats = %+v, want the other tenant's message processed", key, s)

@@ -93,7 +93,7 @@ type run[M any] struct {
 	leaving   list[M]  // to be released once the mutex is free
 	calls     []func() // of hooks, likewise
 	watches   map[watchID]*watch[M]
-	watched   *watch[M] // the last one that was looked for
+	watched   *watch[M]         // the last one that was looked for
 	recalled  []<-chan struct{} // that Recall was called for, and are not closed, as far as known
 	lingering lingering[M]
 
@@ -325,14 +325,4 @@ func (r *run[M]) stats() Stats {
 		s.Running += len(b.jobs)
 	}
 	return s
-}
-
-func (r *run[M]) tenantSnapshot(name string) (waiting, running int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	t := r.tenants[name]
-	if t == nil {
-		return 0, 0
-	}
-	return int(t.waiting), int(t.running)
 }

@@ -112,6 +112,30 @@ func (r *run[M]) describe(s *Snapshot, counts *fates) {
 	counts.add(&r.fates)
 }
 
+// Load returns what one tenant is to the gate at this instant, and the gate to it:
+// nothing, if Run is not called.
+func (g *Gate[M]) Load(tenant string) TenantLoad {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r := g.run; r != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if t := r.tenants[tenant]; t != nil {
+			return t.load(r.clock.now())
+		}
+	}
+	return TenantLoad{Tenant: tenant}
+}
+
+// load returns what t is to the gate.
+func (t *tenant[M]) load(now int64) TenantLoad {
+	t.tally(now)
+	return TenantLoad{
+		Tenant: t.name, Waiting: int(t.waiting), Running: int(t.running),
+		Waited: time.Duration(t.waited) << tickBits, Denied: int64(t.denials),
+	}
+}
+
 // atOnce is how many tenants are looked at before others may have the mutex.
 const atOnce = 64
 
@@ -122,14 +146,10 @@ func (r *run[M]) rank(top int) (byWaited, byDenied []TenantLoad) {
 	defer r.mu.Unlock()
 	now := r.clock.now()
 	n := 0
-	// Whoever has the mutex meanwhile may change the map: those who come or go
-	// are seen or not, and nobody is seen twice.
+	// Whoever has the mutex meanwhile may change the map: those who come or go are
+	// seen or not, and one that is forgotten and comes again may be seen twice.
 	for _, t := range r.tenants {
-		t.tally(now)
-		load := TenantLoad{
-			Tenant: t.name, Waiting: int(t.waiting), Running: int(t.running),
-			Waited: time.Duration(t.waited) << tickBits, Denied: int64(t.denials),
-		}
+		load := t.load(now)
 		waited.add(int64(load.Waited), load)
 		denied.add(load.Denied, load)
 		if n++; n%atOnce == 0 {
@@ -142,7 +162,8 @@ func (r *run[M]) rank(top int) (byWaited, byDenied []TenantLoad) {
 }
 
 // ranking keeps the loads with the largest figures, the largest first. The
-// figures stand beside them, so that a load is looked at only to be kept.
+// figures stand beside them, so that a load is looked at only to be kept. Of two of
+// one tenant it keeps the first.
 type ranking struct {
 	top     int
 	figures []int64
@@ -152,6 +173,9 @@ type ranking struct {
 func (r *ranking) add(figure int64, load TenantLoad) {
 	n := len(r.loads)
 	if figure <= 0 || n == r.top && figure <= r.figures[n-1] {
+		return
+	}
+	if slices.ContainsFunc(r.loads, func(l TenantLoad) bool { return l.Tenant == load.Tenant }) {
 		return
 	}
 	at, _ := slices.BinarySearchFunc(r.figures, figure, func(f, figure int64) int {

@@ -19,6 +19,26 @@ import (
 // per message.
 func near(got, want time.Duration) bool { return (got - want).Abs() <= 10*time.Millisecond }
 
+// TestRanking holds that the largest figures are kept, in their order and those of
+// one size in theirs, and no tenant twice.
+func TestRanking(t *testing.T) {
+	for _, c := range []struct {
+		top           int
+		tenants, want string
+		figures       []int64
+	}{
+		{2, "abcd", "db", []int64{1, 3, 2, 4}},
+		{3, "abcd", "dab", []int64{2, 2, 2, 3}},
+		{2, "abc", "a", []int64{5, 0, -1}},
+		{3, "abab", "ab", []int64{5, 4, 7, 3}},
+		{0, "a", "", nil},
+	} {
+		if got := stream.Ranked(c.top, c.tenants, c.figures...); got != c.want {
+			t.Errorf("the first %d of %s with %v: %q, want %q", c.top, c.tenants, c.figures, got, c.want)
+		}
+	}
+}
+
 func TestSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := limits{"slow": gcra.PerSecond(1).WithBurst(1), "never": gcra.DenyAll()}
@@ -58,6 +78,14 @@ func TestSnapshot(t *testing.T) {
 		}
 		if len(s.ByDenied) != 1 || s.ByDenied[0] != (stream.TenantLoad{Tenant: "never", Denied: 2}) {
 			t.Errorf("by what they were denied: %+v", s.ByDenied)
+		}
+		if l := r.gate.Load("slow"); l != s.ByWaited[0] {
+			t.Errorf("Load = %+v, want %+v as in the snapshot", l, s.ByWaited[0])
+		}
+		for _, name := range []string{"unheard of", ""} {
+			if l := r.gate.Load(name); l != (stream.TenantLoad{Tenant: name}) {
+				t.Errorf("Load(%q) = %+v", name, l)
+			}
 		}
 
 		// Two half-lives later little of it counts.

@@ -361,7 +361,8 @@ func (s *soak) watch(ctx context.Context, gate *stream.Gate[*streamtest.Message]
 		b := streamtest.Busy{Stats: gate.Stats(), Workers: s.cfg.Workers, TenantWorkers: s.cfg.TenantWorkers, Window: s.cfg.Window}
 		for _, name := range s.names {
 			tenant := streamtest.BusyTenant{Name: name}
-			tenant.Waiting, tenant.Running = gate.TenantStats(name)
+			load := gate.Load(name)
+			tenant.Waiting, tenant.Running = load.Waiting, load.Running
 			d, err := s.lim.Check(ctx, name, 0)
 			if err != nil {
 				s.t.Error(err)
