@@ -2,6 +2,7 @@ package fluxkafka_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -221,6 +222,8 @@ func TestRealKafka(t *testing.T) {
 	k := startRealKafka(t)
 	t.Run("transactions", k.testTransactions)
 	t.Run("lanes", k.testLanes)
+	t.Run("compaction", k.testCompaction)
+	t.Run("changes", k.testChanges)
 	t.Run("rebalances", k.testRebalances)
 	t.Run("kill", k.testKill)
 }
@@ -310,6 +313,157 @@ func (k *realKafka) testLanes(t *testing.T) {
 	k.allCommitted("lanes.g.defer-1s")
 	if h.duplicates() != 0 || deferred.Load() == 0 {
 		t.Errorf("%d duplicates, %d were deferred", h.duplicates(), deferred.Load())
+	}
+}
+
+// testCompaction reads a log that the broker has compacted: compressed batches
+// with holes in them, tombstones, and the marker of a transaction at the end.
+func (k *realKafka) testCompaction(t *testing.T) {
+	k = k.in(t)
+	const keys, rounds = 100, 5
+	configs := make(map[string]*string)
+	for name, value := range map[string]string{
+		"cleanup.policy": "compact", "segment.ms": "200", "min.cleanable.dirty.ratio": "0.001", "max.compaction.lag.ms": "1000",
+	} {
+		configs[name] = &value
+	}
+	if _, err := k.adm.CreateTopic(t.Context(), 1, 1, configs, "compact"); err != nil {
+		t.Fatal(err)
+	}
+	cl := k.client(kgo.TransactionalID("compact"), kgo.ProducerBatchCompression(kgo.ZstdCompression()), kgo.ProducerLinger(50*time.Millisecond))
+	defer cl.Close()
+	// transact publishes values from..to-1, of which every tenth is a tombstone.
+	transact := func(from, to int) {
+		if err := cl.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		var records []*kgo.Record
+		for i := from; i < to; i++ {
+			r := &kgo.Record{Topic: "compact", Key: []byte("k" + strconv.Itoa(i%keys)), Value: []byte(strconv.Itoa(i))}
+			if i%10 == 0 {
+				r.Value = nil
+			}
+			records = append(records, r)
+		}
+		if err := cl.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cl.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := 0
+	for i := range rounds {
+		transact(i*keys, (i+1)*keys)
+	}
+	// A segment that is written to is not compacted: another one begins when the
+	// next record comes.
+	k.eventually(func() error {
+		transact(1, 2)
+		left = k.count("compact")
+		if left > keys*2 {
+			return fmt.Errorf("%d records are left", left)
+		}
+		return nil
+	})
+	h := newHistory()
+	var tombstones atomic.Int64
+	_, stop := k.member(k.config("compact"), gcra.Unlimited(), stream.Policy{}, func(_ context.Context, m *kafka.Message) error {
+		if m.Value == nil {
+			tombstones.Add(1)
+		}
+		h.add(m)
+		return nil
+	})
+	defer stop()
+	k.allCommitted("compact")
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	// The broker may have gone on with it meanwhile.
+	if h.total > left || h.total < keys*9/10 || tombstones.Load() > keys/10 {
+		t.Errorf("handled %d of %d records, %d tombstones", h.total, left, tombstones.Load())
+	}
+	t.Logf("handled %d of %d records that %d are left of, %d tombstones", h.total, rounds*keys, left, tombstones.Load())
+}
+
+// count returns how many records a topic of one partition has.
+func (k *realKafka) count(topic string) (n int) {
+	k.t.Helper()
+	ends, err := k.adm.ListEndOffsets(k.t.Context(), topic)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	end, _ := ends.Lookup(topic, 0)
+	cl := k.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().AtStart()}}), kgo.KeepControlRecords())
+	defer cl.Close()
+	for next := int64(0); next < end.Offset; {
+		for _, r := range cl.PollFetches(k.t.Context()).Records() {
+			next = r.Offset + 1
+			if !r.Attrs.IsControl() {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// testChanges adds partitions and deletes a lane and the dead letters while a
+// member is at work.
+func (k *realKafka) testChanges(t *testing.T) {
+	k = k.in(t)
+	const keys = 10
+	k.create("changes", 1)
+	cfg := k.config("changes")
+	cfg.WatchInterval = time.Second
+	h := newHistory()
+	src, stop := k.member(cfg, gcra.Unlimited(), stream.Policy{MaxWait: 100 * time.Millisecond, Backoff: func(int) time.Duration { return time.Second }}, func(ctx context.Context, m *kafka.Message) error {
+		v, _ := strconv.Atoi(string(m.Value))
+		if info, _ := stream.FromContext(ctx); v%3 == 0 && info.Attempt == 1 {
+			return errors.New("later") // by the lane
+		}
+		if v%5 == 0 {
+			h.add(m)
+			return stream.Permanent(fmt.Errorf("no %d", v))
+		}
+		h.add(m)
+		return nil
+	})
+	defer stop()
+	handled := func(n int) {
+		k.eventually(func() error {
+			if got := h.distinct(); got < n {
+				return fmt.Errorf("handled %d of %d; %+v", got, n, src.Stats())
+			}
+			return nil
+		})
+		k.allCommitted("changes")
+	}
+	k.produce("changes", 0, 60, keys, 1)
+	handled(60)
+	if _, err := k.adm.CreatePartitions(t.Context(), 2, "changes"); err != nil {
+		t.Fatal(err)
+	}
+	k.eventually(func() error {
+		topics, err := k.adm.ListTopics(t.Context(), "changes", "changes.g.defer-1s")
+		if err == nil && len(topics["changes.g.defer-1s"].Partitions) != 3 {
+			err = fmt.Errorf("the lane has %d partitions", len(topics["changes.g.defer-1s"].Partitions))
+		}
+		return err
+	})
+	k.cl.ForceMetadataRefresh()
+	k.eventually(func() error {
+		return k.cl.ProduceSync(t.Context(), &kgo.Record{Topic: "changes", Partition: 2, Key: []byte("new"), Value: []byte("61")}).FirstErr()
+	})
+	handled(61)
+	for _, topic := range []string{"changes.g.defer-1s", "dlq.changes.g"} {
+		if _, err := k.adm.DeleteTopic(t.Context(), topic); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.produce("changes", 62, 122, keys, 1)
+	handled(121)
+	if h.duplicates() > 0 {
+		t.Errorf("%d handled twice", h.duplicates())
 	}
 }
 
