@@ -1,6 +1,7 @@
 package fluxkafka_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -24,7 +25,7 @@ import (
 	"github.com/fluxlimiter/flux/stream"
 )
 
-var seeds = flag.Int("soak.seeds", 4, "seeds per soak")
+var seeds = flag.Int("soak.seeds", 0, "seeds per soak (default: 4, or 1 where there is much to simulate)")
 
 // A seed narrows a failure down; it does not replay it, as goroutines are
 // scheduled anew each time.
@@ -54,10 +55,11 @@ func TestSoak(t *testing.T) {
 		{name: "everything throttled", crash: true, moves: true, faults: true, throttle: true, interval: 30 * time.Second, duplicates: 40},
 	} {
 		t.Run(ch.name, func(t *testing.T) {
-			total, n := 0, *seeds
+			total, n := 0, 4
 			if ch.throttle {
-				n = max(1, n/4) // there is much more to simulate
+				n = 1
 			}
+			n = cmp.Or(*seeds, n)
 			for seed := range n {
 				ok := t.Run(fmt.Sprint(seed), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) { total += soak(t, ch, uint64(seed)) })
