@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,6 +70,24 @@ func TestDraw(t *testing.T) {
 		if !bytes.Contains(pictures[0], []byte(want)) {
 			t.Errorf("the picture lacks %q", want)
 		}
+	}
+}
+
+// TestCommitted holds that the figures in the picture that is committed are
+// those of today: "go run ." draws it anew.
+func TestCommitted(t *testing.T) {
+	committed, err := os.ReadFile("noisy.svg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var drawn bytes.Buffer
+	if err := draw(&drawn); err != nil {
+		t.Fatal(err)
+	}
+	figures := regexp.MustCompile(`>[^<>]* p99 is [^<>]*<`)
+	got, want := figures.FindAll(committed, -1), figures.FindAll(drawn.Bytes(), -1)
+	if len(want) != len(contenders()) || !slices.EqualFunc(got, want, bytes.Equal) {
+		t.Errorf("the committed picture says %s, that of today %s", got, want)
 	}
 }
 

@@ -102,7 +102,7 @@ func adapt(svg string) string {
 // panel is the plot of one consumer.
 func panel(name string, points map[string][]point) (*plot.Plot, error) {
 	p := plot.New()
-	p.BackgroundColor = paper.light
+	p.BackgroundColor = nil // compose has painted it, and a title may be wider than its panel
 	p.Title.Text = fmt.Sprintf("%s: quiet tenants' p99 is %s", name, short(p99(points, quiet...)))
 	p.Title.TextStyle.Color = text.light
 	p.Title.TextStyle.Font = sans(12.5)
