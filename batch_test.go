@@ -107,6 +107,23 @@ func TestCheckAll(t *testing.T) {
 	}
 }
 
+// A limit that is not valid fails the requests for its key, and all of them where
+// they belong together.
+func TestCheckAllUnderAnInvalidLimit(t *testing.T) {
+	lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(10), LimitFor: func(k string) (own gcra.Limit) {
+		if k == "broken" {
+			own = gcra.PerSecond(-1)
+		}
+		return own
+	}})
+	for mode, want := range map[flux.Mode]int64{flux.Each: 1, flux.AllOrNothing: 0, flux.AsManyAsPossible: 1} {
+		results, err := lim.CheckAll(t.Context(), requests("a", 1, "broken", 1), mode)
+		if err != nil || results[0].Spent != want || (results[0].Err == nil) != (want == 1) || !errors.Is(results[1].Err, gcra.ErrInvalidLimit) {
+			t.Errorf("mode %d: %+v, %v", mode, results, err)
+		}
+	}
+}
+
 func TestCheckAllUnknownMode(t *testing.T) {
 	lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(10)})
 	if res, err := lim.CheckAll(t.Context(), requests("a", 1), 3); err == nil {

@@ -3,6 +3,7 @@ package flux_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -185,6 +186,7 @@ func TestChainRefusesBadLinks(t *testing.T) {
 		"same name":                   {{Name: "a", Checker: lim}, {Name: "a", Checker: lim}},
 		"no checker":                  {{Name: "a"}},
 		"no refund":                   {{Name: "a", Checker: plain}},
+		"no refund under another key": {{Name: "a", Checker: flux.MapKey[string](plain, strings.ToLower)}},
 		"no refund behind middleware": {{Name: "a", Checker: flux.Wrap[string](plain, flux.Logging[string](nil))}},
 	} {
 		if c, err := flux.Chain(links...); err == nil || c != nil {

@@ -62,7 +62,7 @@ func (r *room[K]) dismiss(g *group[K], err error) {
 	r.mu.Lock()
 	defer r.unlock()
 	now := r.lim.Now()
-	for len(g.members) > 0 {
+	for n := 1; len(g.members) > 0; n++ {
 		w := g.members[len(g.members)-1]
 		q := w.queue
 		if r.advance(q, now); w.queue != nil { // its turn has not come by now
@@ -70,5 +70,8 @@ func (r *room[K]) dismiss(g *group[K], err error) {
 			r.tell(q.key, w, g, Result{Err: err})
 		}
 		r.settle(q, now)
+		if n%lockStep == 0 {
+			now = r.yield()
+		}
 	}
 }

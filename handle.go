@@ -85,7 +85,17 @@ func (h *Handle[K]) check(now, n int64) (Decision, error) {
 func (h *Handle[K]) RefundAt(now, n int64) error {
 	if h.mark.count() != 0 {
 		defer h.room.interrupt(h.key)()
+		return h.refund(now, n)
 	}
+	err := h.refund(now, n)
+	if h.mark.count() != 0 {
+		h.room.interrupt(h.key)() // someone has come to wait meanwhile
+	}
+	return err
+}
+
+// refund is RefundAt past the queue.
+func (h *Handle[K]) refund(now, n int64) error {
 	r := h.current()
 	return h.slot.RefundAt(r.own.ref(), r.terms.pace.at(now), n)
 }

@@ -224,8 +224,13 @@ func (l *Limiter[K]) Refund(ctx context.Context, key K, n int64) error {
 func (l *Limiter[K]) refundAt(key K, now, n int64) error {
 	if r := l.queued(key); r != nil {
 		defer r.interrupt(key)()
+		return l.table.RefundAt(key, l.ownLimit(key).ref(), l.terms.Load().pace.at(now), n)
 	}
-	return l.table.RefundAt(key, l.ownLimit(key).ref(), l.terms.Load().pace.at(now), n)
+	err := l.table.RefundAt(key, l.ownLimit(key).ref(), l.terms.Load().pace.at(now), n)
+	if r := l.queued(key); r != nil {
+		r.interrupt(key)() // someone has come to wait meanwhile
+	}
+	return err
 }
 
 // Debt spends n tokens of key whether or not they are there, for a cost that is

@@ -132,6 +132,9 @@ func TestWaitHooks(t *testing.T) {
 		out := lim.Stream(t.Context(), in)
 		_ = lim.Wait(ctx, key, 10)
 		_ = lim.Wait(ctx, key, 11)
+		short, cancelShort := context.WithTimeout(ctx, ms)
+		defer cancelShort()
+		_ = lim.Wait(short, key, 1) // looks for room in the queue, and finds it too long
 		one := lim.WaitAsync(t.Context(), key, 1)
 		two := lim.WaitAsync(ctx, key, 2)
 		r, _ := lim.Reserve(t.Context(), key, 3)
@@ -150,7 +153,7 @@ func TestWaitHooks(t *testing.T) {
 			t.Errorf("CleanupStale = %d, %v", n, err)
 		}
 		synctest.Wait()
-		want := []grant{{10, 0, nil}, {11, 0, gcra.ErrExceedsBurst}, {1, 100 * ms, nil}, {2, 150 * ms, context.Canceled}, {1, 0, context.Canceled}, {3, 150 * ms, context.Canceled}, {4, 500 * ms, nil}}
+		want := []grant{{10, 0, nil}, {11, 0, gcra.ErrExceedsBurst}, {1, 0, flux.ErrWaitTooLong}, {1, 100 * ms, nil}, {2, 150 * ms, context.Canceled}, {1, 0, context.Canceled}, {3, 150 * ms, context.Canceled}, {4, 500 * ms, nil}}
 		if !slices.EqualFunc(rec.waits, want, func(a, b grant) bool { return a.id == b.id && a.at == b.at && errors.Is(a.err, b.err) }) {
 			t.Errorf("got  %v\nwant %v", rec.waits, want)
 		}

@@ -288,36 +288,163 @@ func TestCheckDoesNotOvertake(t *testing.T) {
 // Tokens that go past the queue put it off, those that come back bring it
 // forward, and nothing polls.
 func TestQueueFollowsDebtAndRefund(t *testing.T) {
+	for name, ways := range map[string]struct {
+		debt   func(lim *flux.Limiter[string], n int64) (flux.Decision, error)
+		refund func(lim *flux.Limiter[string], n int64) error
+	}{
+		"key": {
+			func(lim *flux.Limiter[string], n int64) (flux.Decision, error) { return lim.Debt(t.Context(), key, n) },
+			func(lim *flux.Limiter[string], n int64) error { return lim.Refund(t.Context(), key, n) },
+		},
+		"handle": {
+			func(lim *flux.Limiter[string], n int64) (flux.Decision, error) {
+				return lim.Key(key).DebtAt(lim.Now(), n)
+			},
+			func(lim *flux.Limiter[string], n int64) error { return lim.Key(key).RefundAt(lim.Now(), n) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { queueFollows(t, ways.debt, ways.refund) })
+		})
+	}
+}
+
+func queueFollows(t *testing.T, debt func(*flux.Limiter[string], int64) (flux.Decision, error), refund func(*flux.Limiter[string], int64) error) {
+	t.Helper()
+	lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(10)})
+	g := &grants{lim: lim}
+	for id := range 4 {
+		g.follow(id, lim.WaitAsync(t.Context(), key, 1))
+		synctest.Wait()
+	}
+	r, err := lim.Reserve(t.Context(), key, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(150 * ms) // the first has gone
+	if d, err := debt(lim, 20); err != nil || d.Allowed() {
+		t.Errorf("Debt = %+v, %v", d, err)
+	}
+	if d := r.Delay(); d != 2350*ms {
+		t.Errorf("delay after a debt of 2s = %v, want 2.35s", d)
+	}
+	time.Sleep(50 * ms)
+	if err := refund(lim, 21); err != nil {
+		t.Fatal(err)
+	}
+	if d := r.Delay(); d != 200*ms {
+		t.Errorf("delay after a refund of 2.1s = %v, want 200ms", d)
+	}
+	time.Sleep(200 * ms)
+	if d := r.Delay(); d != 0 {
+		t.Errorf("delay when the turn has come = %v", d)
+	}
+	g.want(t, grant{0, 100 * ms, nil}, grant{1, 200 * ms, nil}, grant{2, 200 * ms, nil}, grant{3, 300 * ms, nil})
+}
+
+// lateRefund is a context that has tokens given back when its deadline is asked
+// for: after the table denied them to who waits, and before anyone can see him.
+type lateRefund struct {
+	context.Context
+	refund func()
+}
+
+func (c lateRefund) Deadline() (time.Time, bool) {
+	c.refund()
+	return c.Context.Deadline()
+}
+
+// Tokens that are given back while the first one comes to wait are his, whichever
+// of the two is seen by the other.
+func TestRefundMeetsTheFirstWaiter(t *testing.T) {
+	for name, refund := range map[string]func(lim *flux.Limiter[string], h *flux.Handle[string]) error{
+		"Refund":   func(lim *flux.Limiter[string], _ *flux.Handle[string]) error { return lim.Refund(t.Context(), key, 1) },
+		"RefundAt": func(lim *flux.Limiter[string], h *flux.Handle[string]) error { return h.RefundAt(lim.Now(), 1) },
+	} {
+		t.Run(name+" after the denial", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rec := &recorder{}
+				lim := drained(t, flux.Config[string]{Limit: gcra.PerHour(1), Hooks: []flux.Hook{rec}})
+				h := lim.Key(key)
+				ctx := lateRefund{t.Context(), func() {
+					if err := refund(lim, h); err != nil {
+						t.Error(err)
+					}
+				}}
+				if res := <-lim.WaitAsync(ctx, key, 1); res.Err != nil || res.Spent != 1 || lim.Now() != 0 {
+					t.Errorf("%+v at %v", res, time.Duration(lim.Now()))
+				}
+				if !lim.Idle() || len(rec.waits) != 1 || rec.waits[0] != (grant{id: 1}) {
+					t.Errorf("the hooks were told of %v", rec.waits)
+				}
+			})
+		})
+		t.Run(name+" before the look at the queue", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var lim *flux.Limiter[string]
+				var waiter <-chan flux.Result
+				joins := false
+				lim = drained(t, flux.Config[string]{Limit: gcra.PerHour(1), LimitFor: func(string) (none gcra.Limit) {
+					if joins { // the refund has found nobody who waits, and asks for the limit
+						joins = false
+						waiter = lim.WaitAsync(t.Context(), key, 1)
+					}
+					return none
+				}})
+				h := lim.Key(key)
+				joins = true
+				if err := refund(lim, h); err != nil {
+					t.Error(err)
+				}
+				if res := <-waiter; res.Err != nil || lim.Now() != 0 {
+					t.Errorf("%+v at %v", res, time.Duration(lim.Now()))
+				}
+			})
+		})
+	}
+}
+
+// Tokens that others took meanwhile put the head's turn off, and nothing else: a
+// key that there is no room for shares its tokens with all such keys.
+func TestTurnsThatArePutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(10)})
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(10), MaxKeys: 1})
+		if d, err := lim.Check(t.Context(), "b", 10); err != nil || !d.Allowed() {
+			t.Fatal(d, err)
+		}
 		g := &grants{lim: lim}
-		for id := range 4 {
-			g.follow(id, lim.WaitAsync(t.Context(), key, 1))
+		for id, n := range []int64{2, 1} {
+			g.follow(id, lim.WaitAsync(t.Context(), "b", n))
 			synctest.Wait()
 		}
-		r, err := lim.Reserve(t.Context(), key, 1)
-		if err != nil {
-			t.Fatal(err)
+		time.Sleep(100 * ms)
+		if d, err := lim.Check(t.Context(), "c", 1); err != nil || !d.Allowed() {
+			t.Fatal(d, err)
 		}
-		time.Sleep(150 * ms) // the first has gone
-		if d, err := lim.Debt(t.Context(), key, 20); err != nil || d.Allowed() {
-			t.Errorf("Debt = %+v, %v", d, err)
+		g.want(t, grant{0, 300 * ms, nil}, grant{1, 400 * ms, nil})
+	})
+}
+
+// Many turns that fall together are all granted when they are due.
+func TestManyTurnsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keys = 1000
+		lim := newLimiter(t, flux.Config[int]{Limit: gcra.PerSecond(10).WithBurst(1)})
+		var turns [keys]<-chan flux.Result
+		for k := range turns {
+			_, _ = lim.Check(t.Context(), k, 1)
+			turns[k] = lim.WaitAsync(t.Context(), k, 1)
 		}
-		if d := r.Delay(); d != 2350*ms {
-			t.Errorf("delay after a debt of 2s = %v, want 2.35s", d)
+		time.Sleep(100 * ms)
+		synctest.Wait()
+		for k, turn := range turns {
+			if len(turn) != 1 || time.Duration((<-turn).At) != 100*ms {
+				t.Fatalf("the turn of %d was not granted when it was due", k)
+			}
 		}
-		time.Sleep(50 * ms)
-		if err := lim.Refund(t.Context(), key, 21); err != nil {
-			t.Fatal(err)
+		if !lim.Idle() {
+			t.Error("something was left behind")
 		}
-		if d := r.Delay(); d != 200*ms {
-			t.Errorf("delay after a refund of 2.1s = %v, want 200ms", d)
-		}
-		time.Sleep(200 * ms)
-		if d := r.Delay(); d != 0 {
-			t.Errorf("delay when the turn has come = %v", d)
-		}
-		g.want(t, grant{0, 100 * ms, nil}, grant{1, 200 * ms, nil}, grant{2, 200 * ms, nil}, grant{3, 300 * ms, nil})
 	})
 }
 

@@ -86,14 +86,8 @@ func (r *room[K]) join(ctx context.Context, key K, w *waiter[K], together bool) 
 	r.mu.Lock()
 	defer r.unlock()
 	d, err := r.enter(ctx, key, w, together)
-	if r.lim.hooks.waits() {
-		e := ended[K]{key: key, n: w.n, since: r.lim.Now()}
-		if w.queue != nil {
-			r.since[w] = e
-		} else {
-			e.res = resultOf(d, w.n, err)
-			r.over = append(r.over, e)
-		}
+	if (err != nil || d.Allowed()) && r.lim.hooks.waits() {
+		r.over = append(r.over, ended[K]{key: key, n: w.n, res: resultOf(d, w.n, err)})
 	}
 	return d, err
 }
@@ -134,17 +128,26 @@ func (r *room[K]) enter(ctx context.Context, key K, w *waiter[K], together bool)
 		return decision, err
 	}
 	q.push(w)
-	l.waiting.Add(1)
+	if l.hooks.waits() {
+		r.since[w] = ended[K]{key: key, n: w.n, since: now}
+	}
 	switch {
 	case w.group != nil:
 		w.group.add(w)
 	case together:
 		r.enroll(ctx, w)
 	}
+	if q.len == 1 {
+		// Tokens that came back after the table was asked, by someone who saw no
+		// mark, are seen now: there is a mark from here on.
+		r.file(q, now)
+		q.reckon(t.pace.at(now))
+		r.advance(q, now)
+	}
 	return decision, nil
 }
 
-// admit refuses to let one more wait in q, from now, for that long.
+// admit counts one more who waits in q, from now, for that long, or refuses to.
 func (l *Limiter[K]) admit(ctx context.Context, q *queue[K], now int64, wait time.Duration) error {
 	most := time.Duration(maxAhead)
 	if l.cfg.MaxWait > 0 {
@@ -160,10 +163,16 @@ func (l *Limiter[K]) admit(ctx context.Context, q *queue[K], now int64, wait tim
 		return &WaitTooLongError{Wait: wait, Max: most}
 	case q.len >= l.cfg.MaxKeyWaiters:
 		return fmt.Errorf("%w: %d for one key", ErrTooManyWaiters, q.len)
-	case l.waiting.Load() >= int64(l.cfg.MaxWaiters):
-		return fmt.Errorf("%w: %d", ErrTooManyWaiters, l.cfg.MaxWaiters)
 	}
-	return nil
+	for {
+		n := l.waiting.Load()
+		if n >= int64(l.cfg.MaxWaiters) {
+			return fmt.Errorf("%w: %d", ErrTooManyWaiters, n)
+		}
+		if l.waiting.CompareAndSwap(n, n+1) {
+			return nil
+		}
+	}
 }
 
 // leave lets w go without its tokens, because of err, and reports whether it
@@ -250,16 +259,23 @@ func (r *room[K]) wake() {
 		q := r.agenda[0].queue
 		r.advance(q, now)
 		r.file(q, now)
-		if n%wakeStep == 0 {
-			r.unlock()
-			r.mu.Lock()
+		if n%lockStep == 0 {
+			now = r.yield()
 		}
 	}
 	r.arm(r.lim.Now())
 }
 
-// wakeStep is how many queues are served before others may have the lock.
-const wakeStep = 64
+// lockStep is how many queues, or waiters, are seen to before others may have the
+// lock.
+const lockStep = 64
+
+// yield lets others have the lock for a moment, and returns the time afterwards.
+func (r *room[K]) yield() (now int64) {
+	r.unlock()
+	r.mu.Lock()
+	return r.lim.Now()
+}
 
 // advanceAll brings all queues up to date.
 func (l *Limiter[K]) advanceAll() {

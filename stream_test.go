@@ -99,6 +99,41 @@ func TestStreamEndsWithItsContext(t *testing.T) {
 	})
 }
 
+// A stream that ends while more is granted than anyone receives takes all of it
+// back.
+func TestStreamEndsWithManyAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 10_000
+		lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerHour(n)})
+		_, _ = lim.Debt(t.Context(), key, n)
+		for range 2 {
+			ctx, cancel := context.WithCancel(t.Context())
+			in := make(chan flux.Request[string], n)
+			for range n {
+				in <- flux.Request[string]{Key: key, N: 1}
+			}
+			out := lim.Stream(ctx, in)
+			synctest.Wait()
+			if err := lim.Refund(t.Context(), key, n); err != nil { // the turn of all
+				t.Fatal(err)
+			}
+			const received = 100
+			for i := range received {
+				if res := <-out; res.Err != nil || res.Spent != 1 {
+					t.Fatalf("answer %d: %+v", i, res)
+				}
+			}
+			synctest.Wait()
+			cancel()
+			synctest.Wait()
+			if d, _ := lim.Check(t.Context(), key, 0); d.Remaining() != n-received || !lim.Idle() {
+				t.Errorf("%d left, want %d", d.Remaining(), n-received)
+			}
+			_, _ = lim.Debt(t.Context(), key, n-received)
+		}
+	})
+}
+
 // A stream reads no further while its answers are not received, and goes on when
 // they are. Ended inputs, closed limiters and nil contexts are answered.
 func TestStreamEdges(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"strconv"
@@ -242,7 +243,8 @@ func TestWaitThatCannotBe(t *testing.T) {
 						t.Fatalf("err = %v, want %v", err, tt.want)
 					}
 					if tt.long > 0 {
-						if long, ok := errors.AsType[*flux.WaitTooLongError](err); !ok || long.Wait != tt.long || long.Max >= tt.long+1 {
+						if long, ok := errors.AsType[*flux.WaitTooLongError](err); !ok || long.Wait != tt.long || long.Max >= tt.long+1 ||
+							err.Error() != fmt.Sprintf("flux: wait too long: %v, and at most %v would do", long.Wait, long.Max) {
 							t.Errorf("err = %#v, want one that says %v", err, tt.long)
 						}
 					}
@@ -406,6 +408,68 @@ func TestTurnBeforeTheEndOfTheContext(t *testing.T) {
 		}
 		if d, _ := lim.Check(t.Context(), key, 0); d.ResetAfter != 30*ms {
 			t.Errorf("debt = %v, want 30ms", d.ResetAfter)
+		}
+	})
+}
+
+// The same for those who leave by themselves, and are not sent away.
+func TestTurnBeforeLeaving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(20).WithBurst(1)})
+		ctx, cancel := context.WithCancel(t.Context())
+		blocked := make(chan error, 1)
+		go func() { blocked <- lim.Wait(ctx, key, 1) }()
+		synctest.Wait()
+		r, err := lim.Reserve(t.Context(), key, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lim.HoldTimers()
+		time.Sleep(120 * ms)
+		cancel()
+		if err := <-blocked; err != nil {
+			t.Errorf("Wait: %v", err)
+		}
+		lim.HoldTimers()
+		r.Cancel()
+		if d := r.Delay(); d != 0 {
+			t.Errorf("the reservation is due in %v", d)
+		}
+		if d, _ := lim.Check(t.Context(), key, 0); d.ResetAfter != 30*ms || !lim.Idle() {
+			t.Errorf("debt = %v, want 30ms", d.ResetAfter)
+		}
+	})
+}
+
+// However many keys they wait for, no more wait than may.
+func TestMaxWaitersIsExact(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8)) // rooms
+		const most = 50
+		lim := newLimiter(t, flux.Config[int]{Limit: gcra.PerHour(1), MaxWaiters: most})
+		var wg sync.WaitGroup
+		var waiting [8][]<-chan flux.Result
+		for g := range waiting {
+			wg.Go(func() {
+				for k := range 2000 {
+					_ = lim.Wait(t.Context(), 2000*g+k, 1)
+					if ch := lim.WaitAsync(t.Context(), 2000*g+k, 1); len(ch) == 0 {
+						waiting[g] = append(waiting[g], ch)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		n := 0
+		for _, list := range waiting {
+			n += len(list)
+		}
+		if n != most {
+			t.Errorf("%d wait, want %d", n, most)
+		}
+		lim.Close()
+		if !lim.Idle() {
+			t.Error("something was left behind")
 		}
 	})
 }
