@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -441,35 +442,41 @@ func TestTurnBeforeLeaving(t *testing.T) {
 	})
 }
 
-// However many keys they wait for, no more wait than may.
+// However many come at once, for however many keys, no more wait than may.
 func TestMaxWaitersIsExact(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8)) // rooms
-		const most = 50
-		lim := newLimiter(t, flux.Config[int]{Limit: gcra.PerHour(1), MaxWaiters: most})
-		var wg sync.WaitGroup
-		var waiting [8][]<-chan flux.Result
-		for g := range waiting {
-			wg.Go(func() {
-				for k := range 2000 {
-					_ = lim.Wait(t.Context(), 2000*g+k, 1)
-					if ch := lim.WaitAsync(t.Context(), 2000*g+k, 1); len(ch) == 0 {
-						waiting[g] = append(waiting[g], ch)
-					}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8)) // rooms
+	const rivals, trials = 2, 3000
+	var ready, over atomic.Int64
+	var parked [trials]atomic.Int64
+	meet := func(n *atomic.Int64, trial int) {
+		for n.Add(1); n.Load() < int64(rivals*(trial+1)); {
+			runtime.Gosched()
+		}
+	}
+	lims := make([]*flux.Limiter[int], trials)
+	for i := range lims {
+		lims[i] = newLimiter(t, flux.Config[int]{Limit: gcra.PerHour(1), MaxWaiters: 1})
+		for k := range rivals {
+			_, _ = lims[i].Check(t.Context(), k, 1)
+		}
+	}
+	var wg sync.WaitGroup
+	for k := range rivals {
+		wg.Go(func() {
+			for trial, lim := range lims {
+				meet(&ready, trial)
+				if len(lim.WaitAsync(t.Context(), k, 1)) == 0 {
+					parked[trial].Add(1)
 				}
-			})
-		}
-		wg.Wait()
-		n := 0
-		for _, list := range waiting {
-			n += len(list)
-		}
-		if n != most {
-			t.Errorf("%d wait, want %d", n, most)
+				meet(&over, trial)
+			}
+		})
+	}
+	wg.Wait()
+	for trial, lim := range lims {
+		if n := parked[trial].Load(); n != 1 {
+			t.Fatalf("trial %d: %d wait, want 1", trial, n)
 		}
 		lim.Close()
-		if !lim.Idle() {
-			t.Error("something was left behind")
-		}
-	})
+	}
 }
