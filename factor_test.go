@@ -225,6 +225,17 @@ func FuzzPace(f *testing.F) {
 	})
 }
 
+// A time that the paced clock reaches in centuries, if ever, is none to convert.
+func TestPaceOutOfReach(t *testing.T) {
+	p := flux.NewPace(0, 0, 1<<32/1000)
+	if at := p.Until(math.MaxInt64); at != math.MaxInt64 {
+		t.Errorf("until the end of time: %d", at)
+	}
+	if at := p.Until(int64(time.Hour)); p.At(at) < int64(time.Hour) || p.At(at-1) >= int64(time.Hour) {
+		t.Errorf("until an hour: %v, when it is %v", time.Duration(at), time.Duration(p.At(at)))
+	}
+}
+
 // The factor is raised while a timer serves those whose turn came before: time
 // then lies less far on the paced clock, and turns that had come by it have not.
 func TestFactorRaisedWhileTurnsAreGranted(t *testing.T) {

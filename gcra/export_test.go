@@ -116,7 +116,7 @@ func (t *Table[K]) Depth() (depth uint) {
 	return depth
 }
 
-// Full reports how many slots of the key's page are used.
+// Used returns how many slots of the key's page are used.
 func (h *Handle) Used() int {
 	h.shard.mu.Lock()
 	defer h.shard.mu.Unlock()

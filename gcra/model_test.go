@@ -136,6 +136,35 @@ func (p *tape) byte() byte {
 	return b
 }
 
+// randomTape returns a tape of a length in [least, most).
+func randomTape(seed uint64, least, most int) tape {
+	r := rand.New(rand.NewPCG(seed, 1))
+	p := make(tape, least+r.IntN(most-least))
+	for i := range p {
+		p[i] = byte(r.Uint32())
+	}
+	return p
+}
+
+// playTapes runs an interpreter over n random tapes.
+func playTapes(t *testing.T, run func(*testing.T, tape), n uint64, least, most int) {
+	t.Helper()
+	for seed := range n {
+		if run(t, randomTape(seed, least, most)); t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+// fuzzTapes fuzzes an interpreter, beginning with random tapes.
+func fuzzTapes(f *testing.F, run func(*testing.T, tape), length int) {
+	f.Helper()
+	for seed := range uint64(8) {
+		f.Add([]byte(randomTape(seed, length, length+1)))
+	}
+	f.Fuzz(func(t *testing.T, p []byte) { run(t, p) })
+}
+
 // below returns a number in [0, n).
 func (p *tape) below(n int64) int64 {
 	var w [8]byte
@@ -385,27 +414,6 @@ func left(t *testing.T, l gcra.Limit, key, now int64, d gcra.Decision) {
 	}
 }
 
-func TestWalkBesideAnExactBucket(t *testing.T) {
-	for seed := range uint64(2000) {
-		r := rand.New(rand.NewPCG(seed, 1))
-		p := make(tape, 100+r.IntN(2000))
-		for i := range p {
-			p[i] = byte(r.Uint32())
-		}
-		if walk(t, p); t.Failed() {
-			t.Fatalf("seed %d", seed)
-		}
-	}
-}
+func TestWalkBesideAnExactBucket(t *testing.T) { playTapes(t, walk, 2000, 100, 2100) }
 
-func FuzzLimit(f *testing.F) {
-	for seed := range uint64(8) {
-		r := rand.New(rand.NewPCG(seed, 2))
-		p := make([]byte, 400)
-		for i := range p {
-			p[i] = byte(r.Uint32())
-		}
-		f.Add(p)
-	}
-	f.Fuzz(func(t *testing.T, p []byte) { walk(t, p) })
-}
+func FuzzLimit(f *testing.F) { fuzzTapes(f, walk, 400) }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -302,30 +301,9 @@ func same(t *testing.T, call string, got, want gcra.Decision, err, wantErr error
 	}
 }
 
-func TestTableBesideAMap(t *testing.T) {
-	for seed := range uint64(150) {
-		r := rand.New(rand.NewPCG(seed, 11))
-		p := make(tape, 1000+r.IntN(30000))
-		for i := range p {
-			p[i] = byte(r.Uint32())
-		}
-		if play(t, p); t.Failed() {
-			t.Fatalf("seed %d", seed)
-		}
-	}
-}
+func TestTableBesideAMap(t *testing.T) { playTapes(t, play, 150, 1000, 31_000) }
 
-func FuzzTable(f *testing.F) {
-	for seed := range uint64(8) {
-		r := rand.New(rand.NewPCG(seed, 12))
-		p := make([]byte, 1000)
-		for i := range p {
-			p[i] = byte(r.Uint32())
-		}
-		f.Add(p)
-	}
-	f.Fuzz(func(t *testing.T, p []byte) { play(t, p) })
-}
+func FuzzTable(f *testing.F) { fuzzTapes(f, play, 1000) }
 
 // Keys of other types than strings, and equal keys of different identity.
 func TestKeysOfAllTypes(t *testing.T) {
@@ -388,4 +366,37 @@ func TestMemoryFollowsKeys(t *testing.T) {
 		t.Errorf("%d tracked", table.Len())
 	}
 	verify(t, table)
+}
+
+// A key whose page is full gets a limit of its own, or loses it: it takes its debt
+// along, and room is made for it.
+func TestOwnLimitInAFullPage(t *testing.T) {
+	own := gcra.PerHour(1).WithBurst(100)
+	for name, change := range map[string]func(table *gcra.Table[int], key int) error{
+		"take":    func(table *gcra.Table[int], key int) error { _, err := table.TakeAt(key, &own, 0, 0); return err },
+		"rescale": func(table *gcra.Table[int], key int) error { table.RescaleAt(key, 0, nil, &own); return nil },
+	} {
+		table := newTable[int](t, gcra.TableConfig{Limit: gcra.PerHour(1).WithBurst(100)})
+		full := 0
+		for key := 0; full < 10; key++ {
+			if d, err := table.TakeAt(key, nil, 0, 7); err != nil || !d.Allowed() {
+				t.Fatal(d, err)
+			}
+			h := table.Key(key)
+			if h.Used() < gcra.FullAt {
+				continue
+			}
+			full++
+			if err := change(table, key); err != nil {
+				t.Fatal(err)
+			}
+			if d, err := h.TakeAt(&own, 0, 0); err != nil || d.Remaining() != 93 || table.Len() != key+1 {
+				t.Fatalf("%s: %d left of 93, %v; %d of %d keys", name, d.Remaining(), err, table.Len(), key+1)
+			}
+			if h.Used() >= gcra.FullAt {
+				t.Fatalf("%s: %d slots of the page are used", name, h.Used())
+			}
+			verify(t, table)
+		}
+	}
 }
