@@ -344,15 +344,16 @@ func queueFollows(t *testing.T, debt func(*flux.Limiter[string], int64) (flux.De
 
 // lateRefund is a context that has tokens given back when its deadline is asked
 // for: after the table denied them to who waits, and before anyone can see him.
-type lateRefund struct {
-	context.Context
-	refund func()
+type lateRefund struct{ refund func() }
+
+func (c lateRefund) Deadline() (none time.Time, ok bool) {
+	c.refund()
+	return none, false
 }
 
-func (c lateRefund) Deadline() (time.Time, bool) {
-	c.refund()
-	return c.Context.Deadline()
-}
+func (lateRefund) Done() <-chan struct{} { return nil }
+func (lateRefund) Err() error            { return nil }
+func (lateRefund) Value(any) any         { return nil }
 
 // Tokens that are given back while the first one comes to wait are his, whichever
 // of the two is seen by the other.
@@ -366,7 +367,7 @@ func TestRefundMeetsTheFirstWaiter(t *testing.T) {
 				rec := &recorder{}
 				lim := drained(t, flux.Config[string]{Limit: gcra.PerHour(1), Hooks: []flux.Hook{rec}})
 				h := lim.Key(key)
-				ctx := lateRefund{t.Context(), func() {
+				ctx := lateRefund{func() {
 					if err := refund(lim, h); err != nil {
 						t.Error(err)
 					}
