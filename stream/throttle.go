@@ -20,10 +20,11 @@ const maxThrottled = 1024
 //
 // The channel that it returns has no buffer. A token is spent for one message at
 // a time, when the one before was received, so that a reader who was slow finds
-// no more than one message beyond what the limit allows. It is closed when in was closed and
-// everything is sent, or when ctx has ended: messages that were received and not
-// sent by then are dropped, and a token that was spent for one is given back if
-// the limiter is a [flux.Refunder]. Whoever stops reading must end ctx.
+// no more than one message beyond what the limit allows. It is closed when in was
+// closed and everything is sent, or when ctx has ended: messages that were received
+// and not sent by then are dropped, and a token that was spent for one is given
+// back if the limiter is a [flux.Refunder], unless time has done that already.
+// Whoever stops reading must end ctx.
 //
 // While limiter gives errors the messages of the key wait, and it is asked again
 // after a pause that grows from 100 ms to 5 s; a key whose limit lets nothing
@@ -115,6 +116,11 @@ type throttle[M any, K comparable] struct {
 	keys map[K]*throttled[M, K] // those with messages
 	due  heap[*throttled[M, K]] // all of them, by when to ask the limiter
 	held int                    // messages that wait
+
+	// What the limiter said when it granted one last, and when the key has back
+	// what was spent for that, if it spends no more.
+	answer flux.Decision
+	repaid int64
 }
 
 // throttled are the messages of a key.
@@ -178,11 +184,20 @@ func (t *throttle[M, K]) pass(ctx context.Context, granted *throttled[M, K], fir
 		case <-fired:
 			return true
 		case <-ctx.Done():
-			if r, ok := t.limiter.(flux.Refunder[K]); ok && granted != nil {
-				_ = r.Refund(context.WithoutCancel(ctx), granted.key, 1) // spent a moment ago: it is valid
-			}
+			t.unsent(ctx, granted)
 			return false
 		}
+	}
+}
+
+// unsent gives back the token that was spent for granted, if there is one and the
+// reader was not so slow that its key has had it back anyway.
+func (t *throttle[M, K]) unsent(ctx context.Context, granted *throttled[M, K]) {
+	if granted == nil || unearned(t.answer, t.repaid-t.now(), 1) == 0 {
+		return
+	}
+	if r, ok := t.limiter.(flux.Refunder[K]); ok {
+		_ = r.Refund(context.WithoutCancel(ctx), granted.key, 1) // of a token, by the key's own limit: it is valid
 	}
 }
 
@@ -204,6 +219,7 @@ func (t *throttle[M, K]) next(ctx context.Context) (granted *throttled[M, K], wa
 		}
 		q.failures = 0
 		if d.Allowed() {
+			t.answer, t.repaid = d, at+min(int64(d.ResetAfter), never)
 			if q.slot = unset; len(q.messages) > 1 {
 				q.slot = at + min(int64(d.Delay(1)), never)
 			}

@@ -215,6 +215,29 @@ func TestThrottleEnd(t *testing.T) {
 	})
 }
 
+// TestThrottleEndsLate holds that a token which was spent long ago, and which others
+// have had since, is not given back at the end.
+func TestThrottleEndsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := throttleLimiter(t, limits{"a": gcra.PerSecond(1).WithBurst(1)})
+		ctx, cancel := context.WithCancel(t.Context())
+		in := make(chan string, 1)
+		in <- "a1"
+		out := stream.Throttle(ctx, in, lim, firstLetter)
+		time.Sleep(time.Minute)
+		if d, err := lim.Check(t.Context(), "a", 1); err != nil || !d.Allowed() {
+			t.Errorf("%+v, %v", d, err)
+		}
+		cancel()
+		for m := range out {
+			t.Errorf("received %q after the end", m)
+		}
+		if d, err := lim.Check(t.Context(), "a", 1); err != nil || d.Allowed() {
+			t.Errorf("two tokens of a second at once: %+v, %v", d, err)
+		}
+	})
+}
+
 // TestThrottleRaise holds that a key that is let through again is noticed.
 func TestThrottleRaise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
