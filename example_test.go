@@ -201,21 +201,23 @@ func ExampleChain() {
 }
 
 func ExampleLimiter_StartCleanup() {
-	lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(100)})
+	lim, err := flux.New(flux.Config[string]{Limit: gcra.PerHour(100)})
 	if err != nil {
 		log.Fatal(err)
 	}
 	stop := lim.StartCleanup(context.Background(), flux.Cleanup{Interval: 30 * time.Second})
 	defer stop()
 
-	// Or whenever it suits:
-	_, _ = lim.Check(context.Background(), "acme", 1)
+	// Or whenever it suits. A key that owes nothing is forgotten.
+	ctx := context.Background()
+	_, _ = lim.Check(ctx, "acme", 100)
+	_, _ = lim.Check(ctx, "other", 100)
+	_ = lim.Refund(ctx, "other", 100)
 	fmt.Println("tracked:", lim.Len())
-	time.Sleep(50 * time.Millisecond)
-	n, err := lim.CleanupStale(context.Background(), 0)
+	n, err := lim.CleanupStale(ctx, 0)
 	fmt.Println("forgotten:", n, err)
 	// Output:
-	// tracked: 1
+	// tracked: 2
 	// forgotten: 1 <nil>
 }
 

@@ -29,8 +29,8 @@ func TestSetFactorRefuses(t *testing.T) {
 	}
 }
 
-// The rate of everyone who waits and checks follows the factor at once; bursts
-// and what was spent do not change.
+// Pitfall 31: the rate of everyone who waits and checks follows the factor at once,
+// down and up again; bursts and what was spent do not change.
 func TestSetFactor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(10).WithBurst(2)})

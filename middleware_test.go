@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -160,6 +161,42 @@ func TestWaitHooks(t *testing.T) {
 		if rec.before+rec.allowed+rec.denied+rec.failed != 0 || !slices.Equal(rec.swept, []int{0}) {
 			t.Errorf("%+v", rec)
 		}
+	})
+}
+
+// slowHook takes its time to be told of the waits for one key.
+type slowHook struct {
+	key     string
+	goAhead chan struct{}
+}
+
+func (h slowHook) AfterWait(key string, _ int64, _ time.Duration, _ flux.Result) {
+	if key == h.key {
+		<-h.goAhead
+	}
+}
+
+// Pitfall 27: a hook that does not return holds up who called it, and nobody else:
+// no lock is held meanwhile.
+func TestHooksAreToldWithoutALock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // one room
+		hook := slowHook{"slow", make(chan struct{})}
+		lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(10).WithBurst(1), Hooks: []flux.Hook{hook}})
+		for _, k := range []string{"slow", "quick"} {
+			_, _ = lim.Check(t.Context(), k, 1)
+		}
+		slow := lim.WaitAsync(t.Context(), "slow", 1)
+		time.Sleep(50 * ms)
+		for i := range 3 {
+			if res := <-lim.WaitAsync(t.Context(), "quick", 1); res.Err != nil || time.Duration(res.At) != time.Duration(i+1)*100*ms || lim.Now() != res.At {
+				t.Errorf("turn %d: %v, %v", i, time.Duration(res.At), res.Err)
+			}
+		}
+		if res := <-slow; res.Err != nil || time.Duration(res.At) != 100*ms {
+			t.Errorf("%+v", res)
+		}
+		close(hook.goAhead)
 	})
 }
 

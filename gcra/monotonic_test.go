@@ -106,6 +106,68 @@ func TestClockSetBack(t *testing.T) {
 	}
 }
 
+// Pitfall 3: a clock that stands still while the machine sleeps gives tokens back
+// later, never earlier; one that goes on gives a burst at most.
+func TestMachineThatSleeps(t *testing.T) {
+	const asleep = int64(time.Hour)
+	l := gcra.PerSecond(10).WithBurst(5)
+	empty, _, err := l.Take(0, 0, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, d, err := l.Take(empty, 0, 1); err != nil || d.Allowed() || d.RetryAfter != 100*time.Millisecond {
+		t.Errorf("on a clock that stood still: %+v, %v", d, err)
+	}
+	wall := gcra.NewMonotonic(0)
+	wall.At(0)
+	key, n := empty, 0
+	for {
+		next, d, err := l.Take(key, wall.At(asleep), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !d.Allowed() {
+			break
+		}
+		key = next
+		n++
+	}
+	if n != 5 || wall.Steps() != 0 {
+		t.Errorf("on a clock that went on: %d tokens, %d steps back; want a burst", n, wall.Steps())
+	}
+}
+
+// Pitfall 4: nodes whose clocks disagree for good, on one state: they are given
+// what the fastest clock would allow, and no more.
+func TestClocksThatDisagree(t *testing.T) {
+	const (
+		skew     = int64(5 * time.Second)
+		interval = int64(100 * time.Millisecond)
+		burst    = 7
+	)
+	l := gcra.Per(1, time.Duration(interval)).WithBurst(burst)
+	r := rand.New(rand.NewPCG(1, 7))
+	key, got := int64(math.MinInt64), int64(0)
+	for real := int64(0); real < int64(10*time.Minute); real += r.Int64N(interval) {
+		for _, node := range []int64{-skew, 0, skew} {
+			next, d, err := l.Take(key, real+node, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d.Allowed() {
+				got++
+			}
+			key = next
+		}
+		if most := burst + (real+2*skew)/interval; got > most {
+			t.Fatalf("%d tokens in %v, at most %d were due", got, time.Duration(real), most)
+		}
+	}
+	if least := int64(10*time.Minute) / interval * 99 / 100; got < least {
+		t.Errorf("%d tokens, want %d: the slow clocks took from the fast one", got, least)
+	}
+}
+
 func TestMonotonicConcurrently(t *testing.T) {
 	m := gcra.NewMonotonic(time.Millisecond)
 	m.At(int64(time.Hour))

@@ -7,8 +7,9 @@ import (
 	"github.com/fluxlimiter/flux/gcra"
 )
 
-// Pitfall 23: a sweep goes on where it was, in steps no larger than its budget and a page,
-// and forgets exactly the keys that are as good as new.
+// Pitfalls 23 and 25: a sweep goes on where it was, in steps no larger than its
+// budget and a page, and forgets exactly the keys that are as good as new, to the
+// nanosecond.
 func TestSweepInSteps(t *testing.T) {
 	table := newTable[int](t, gcra.TableConfig{Limit: gcra.PerSecond(1).WithBurst(10)})
 	const keys = 20_000
