@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/fluxlimiter/flux/consumers/fluxkafka"
 	"github.com/fluxlimiter/flux/stream"
 )
 
@@ -231,4 +232,61 @@ func TestManyPartitions(t *testing.T) {
 			t.Errorf("handled %d of %d, %d twice", h.distinct(), messages, h.duplicates())
 		}
 	})
+}
+
+// A rebalance goes through although a topic is gone: a lane is made again or done
+// without, and a topic of the config that was deleted ends Run.
+func TestRebalanceWithoutATopic(t *testing.T) {
+	for _, tt := range []struct {
+		name, topic string
+		create      bool
+		want        error
+	}{
+		{"lane", "t.g.defer-2s", true, nil},
+		{"lane that may not be made", "t.g.defer-2s", false, nil},
+		{"source", "u", true, fluxkafka.ErrTopic},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, 1, kfake.SeedTopics(2, "t", "u", "t.g.defer-2s", "u.g.defer-2s", "dlq.t.g", "dlq.u.g"))
+				defer c.close()
+				h := newHistory()
+				handle := func(ctx context.Context, d delivery) error {
+					h.add(d.Message())
+					return d.Ack(ctx)
+				}
+				cfg := c.config("t", "u")
+				cfg.CreateTopics, cfg.Lanes = tt.create, []time.Duration{2 * time.Second}
+				a, b := c.start(cfg, handle), c.start(cfg, handle)
+				c.produce("t", 0, 50, 10, 2)
+				c.allCommitted("t", 30*time.Second)
+				c.must(c.DeleteTopic(tt.topic))
+				time.Sleep(time.Second)
+				b.stop()
+				c.produce("t", 50, 100, 10, 2)
+				if tt.want != nil {
+					select {
+					case <-a.done:
+					case <-time.After(2 * time.Minute):
+						t.Fatalf("runs on: %+v", a.src.Stats())
+					}
+					if !errors.Is(a.err, tt.want) {
+						t.Errorf("Run: %v", a.err)
+					}
+					return
+				}
+				c.allCommitted("t", time.Minute)
+				if s := a.src.Stats(); !s.Member || s.Fault != nil {
+					t.Errorf("stats %+v", s)
+				}
+				if made := c.PartitionInfo(tt.topic, 0) != nil; made != tt.create {
+					t.Errorf("the topic exists: %v", made)
+				}
+				a.stop()
+				if h.distinct() != 100 || h.duplicates() > 0 {
+					t.Errorf("handled %d of 100, %d twice", h.distinct(), h.duplicates())
+				}
+			})
+		})
+	}
 }

@@ -166,7 +166,8 @@ func (g *generation) out() int {
 	return n
 }
 
-// load makes the partitions, each at the position that the group committed.
+// load makes the partitions, each at the position that the group committed. What
+// keeps it from that may be a topic that was deleted, so it watches, too.
 func (g *generation) load(ctx context.Context) error {
 	request := make(map[string][]int)
 	for topic, assigned := range g.assign {
@@ -177,6 +178,8 @@ func (g *generation) load(ctx context.Context) error {
 	if len(request) == 0 {
 		return nil
 	}
+	watch := time.NewTicker(g.session.cfg.WatchInterval)
+	defer watch.Stop()
 	for failures := 1; ; failures++ {
 		committed, err := g.session.offsets(ctx, request)
 		if err == nil {
@@ -186,8 +189,15 @@ func (g *generation) load(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		g.session.setCurrent(nil, err)
-		g.session.log.LogAttrs(ctx, slog.LevelWarn, "committed offsets unknown", slog.Int("failures", failures), slog.Any("error", err))
+		g.session.log.LogAttrs(ctx, slog.LevelWarn, "positions unknown", slog.Int("failures", failures), slog.Any("error", err))
 		sleep(ctx, backoff(failures))
+		select {
+		case <-watch.C:
+			if err := g.session.watch(ctx); err != nil {
+				return err
+			}
+		default:
+		}
 	}
 }
 
@@ -213,9 +223,10 @@ func (g *generation) place(ctx context.Context, request map[string][]int, commit
 					return err
 				}
 				offset, err := g.session.edge(ctx, topic, id, start)
-				if err != nil {
+				if err != nil && g.session.missing[topic] < goneAfter {
 					return err
 				}
+				// A topic that is gone begins at 0 if it comes again.
 				ahead, recalled := g.session.memory.recall(topicPartition{topic, id}, committedOffset{offset: -1}, nil)
 				p.tracker.reset(offset, ahead)
 				// Where Last was must outlast this member, or what is published

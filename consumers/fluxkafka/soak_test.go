@@ -156,7 +156,7 @@ func soak(t *testing.T, ch churn, seed uint64) int {
 				c.ShufflePartitionLeaders()
 			}
 		case ch.faults && rnd.IntN(2) == 0:
-			c.Fault(randomFault(rnd))
+			c.Fault(randomFault(rnd, ch.throttle))
 		case len(alive) < 2 || len(alive) < 5 && rnd.IntN(2) == 0:
 			alive = append(alive, start())
 		default:
@@ -203,10 +203,19 @@ func soak(t *testing.T, ch churn, seed uint64) int {
 	return h.duplicates()
 }
 
-// randomFault is a request that fails a few times.
-func randomFault(rnd *rand.Rand) kfake.Fault {
+// randomFault is a request that fails a few times: of those to a lane, too, if
+// messages are deferred.
+func randomFault(rnd *rand.Rand, deferred bool) kfake.Fault {
 	f := kfake.Fault{Count: 1 + rnd.IntN(6)}
-	switch rnd.IntN(6) {
+	kinds := 6
+	if deferred {
+		kinds = 8
+	}
+	switch rnd.IntN(kinds) {
+	case 6:
+		f.Keys, f.Topic, f.Err = []kmsg.Key{kmsg.Produce}, "t.g.defer-1s", kerr.NotLeaderForPartition
+	case 7:
+		f.Keys, f.Topic, f.Err = []kmsg.Key{kmsg.Produce}, "t.g.defer-8s", kerr.PolicyViolation // the client does not try again by itself
 	case 0:
 		f.Keys, f.Err = []kmsg.Key{kmsg.Fetch}, kerr.NotLeaderForPartition
 	case 1:

@@ -70,3 +70,35 @@ func TestDeliversCommitsAndResumes(t *testing.T) {
 		}
 	})
 }
+
+// The stats tell the lag of each partition, and what of it is with the gate.
+func TestLag(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(2, "t"))
+		defer c.close()
+		letGo := make(chan struct{})
+		cfg := c.config("t")
+		cfg.Lanes = []time.Duration{}
+		m := c.start(cfg, func(ctx context.Context, d delivery) error {
+			if d.Message().Offset >= 10 {
+				<-letGo
+			}
+			return d.Ack(ctx)
+		})
+		c.produce("t", 0, 60, 60, 2) // 30 each
+		time.Sleep(5 * time.Second)
+		for _, p := range m.src.Stats().Partitions {
+			if p.End != 30 || p.Committed != 10 || p.Oldest != 10 || p.Out != 20 || p.Position != 30 || p.OutBytes <= 0 || p.Stuck < 4*time.Second {
+				t.Errorf("held back: %+v", p)
+			}
+		}
+		close(letGo)
+		c.allCommitted("t", 10*time.Second)
+		for _, p := range m.src.Stats().Partitions {
+			if p.End != 30 || p.Committed != 30 || p.Oldest != 30 || p.Position != 30 || p.Out+p.OutBytes != 0 || p.Stuck != 0 {
+				t.Errorf("at the end: %+v", p)
+			}
+		}
+		m.stop()
+	})
+}
