@@ -557,7 +557,7 @@ func TestManyTenantsAreForgotten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src := newBenchSource(tenants)
+	src := newBenchSource(tenants, 1)
 	src.n = 2 * tenants
 	var count, most atomic.Int64
 	if err := gate.Run(t.Context(), src, func(context.Context, *benchMessage) error {

@@ -19,8 +19,8 @@ import (
 // benchMessage is a message and its delivery in one, so that the source of a
 // benchmark allocates nothing.
 type benchMessage struct {
-	tenant  string
-	settled *atomic.Int64
+	tenant, key string
+	settled     *atomic.Int64
 }
 
 func (m *benchMessage) Message() *benchMessage    { return m }
@@ -36,18 +36,21 @@ func (m *benchMessage) DeadLetter(context.Context, stream.Letter) error {
 }
 func (m *benchMessage) Release() { m.settled.Add(1) }
 
-// benchSource delivers messages in rounds of all tenants, until each of n is
-// delivered, and returns when all are settled.
+// benchSource delivers messages in rounds of all tenants, and of all keys of each,
+// until each of n is delivered, and returns when all are settled.
 type benchSource struct {
 	messages []benchMessage
 	n        int
 	settled  atomic.Int64
 }
 
-func newBenchSource(tenants int) *benchSource {
-	s := &benchSource{messages: make([]benchMessage, tenants)}
-	for i := range s.messages {
-		s.messages[i] = benchMessage{fmt.Sprintf("tenant-%d", i), &s.settled}
+func newBenchSource(tenants, keys int) *benchSource {
+	s := &benchSource{messages: make([]benchMessage, 0, tenants*keys)}
+	for key := range keys {
+		name := fmt.Sprintf("key-%d", key)
+		for tenant := range tenants {
+			s.messages = append(s.messages, benchMessage{fmt.Sprintf("tenant-%d", tenant), name, &s.settled})
+		}
 	}
 	return s
 }
@@ -89,7 +92,7 @@ func benchGate(b *testing.B, limit gcra.Limit, hooks stream.Hooks) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	src := newBenchSource(1000)
+	src := newBenchSource(1000, 1)
 	src.n = b.N + 10_000
 	b.ReportAllocs()
 	var count atomic.Int64
@@ -133,7 +136,7 @@ func newLogSource(tenants int) *logSource {
 	for i := range tenants {
 		p := i % len(s.partitions)
 		s.partitions[p] = append(s.partitions[p], logMessage{
-			benchMessage: benchMessage{fmt.Sprintf("tenant-%d", i), &s.settled},
+			benchMessage: benchMessage{tenant: fmt.Sprintf("tenant-%d", i), settled: &s.settled},
 			meta:         stream.Meta{Time: time.Now(), Order: 1, Bytes: 200, Partition: fmt.Sprintf("topic/%d", p)},
 			revoked:      revoked,
 		})
@@ -226,7 +229,7 @@ func BenchmarkGateBatch(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			src := newBenchSource(10)
+			src := newBenchSource(10, 1)
 			src.n = b.N
 			b.ReportAllocs()
 			var batches atomic.Int64
@@ -247,38 +250,55 @@ func BenchmarkGateBatch(b *testing.B) {
 
 // TestAllocations holds that a message costs no allocation once its tenant is
 // known, of the handler's context neither: but for a few per thousand when the
-// source goes to sleep.
+// source goes to sleep. So it is with an order, where tenants have few keys or
+// many, and of those that it has messages of, one or more at once.
 func TestAllocations(t *testing.T) {
-	lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(1_000_000_000)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	gate, err := stream.New(stream.Config[*benchMessage]{
-		Limiter: lim, Tenant: func(m *benchMessage) string { return m.tenant },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	const warm, n = 20_000, 120_000
-	src := newBenchSource(1000)
-	src.n = n
-	var before, after runtime.MemStats
-	var count atomic.Int64
-	if err := gate.Run(t.Context(), src, func(context.Context, *benchMessage) error {
-		switch count.Add(1) {
-		case warm:
-			runtime.ReadMemStats(&before)
-		case n:
-			runtime.ReadMemStats(&after)
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	perMessage := float64(after.Mallocs-before.Mallocs) / (n - warm)
-	t.Logf("%.4f allocations and %.2f bytes per message", perMessage, float64(after.TotalAlloc-before.TotalAlloc)/(n-warm))
-	if perMessage > 0.02 {
-		t.Errorf("%.4f allocations per message, want none", perMessage)
+	byKey := func(m *benchMessage) string { return m.key }
+	for name, c := range map[string]struct {
+		tenants, keys int
+		order         stream.Order
+		orderKey      func(*benchMessage) string
+	}{
+		"unordered":            {tenants: 1000, keys: 1},
+		"per tenant":           {tenants: 1000, keys: 1, order: stream.PerTenant},
+		"per key":              {tenants: 1000, keys: 1, orderKey: byKey},
+		"per key, ten in turn": {tenants: 1000, keys: 10, orderKey: byKey},
+		"per key, ten at once": {tenants: 10, keys: 10, orderKey: byKey},
+		"per key, many":        {tenants: 10, keys: 2000, orderKey: byKey},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(1_000_000_000)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			gate, err := stream.New(stream.Config[*benchMessage]{
+				Limiter: lim, Tenant: func(m *benchMessage) string { return m.tenant }, Order: c.order, OrderKey: c.orderKey,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			const warm, n = 20_000, 120_000
+			src := newBenchSource(c.tenants, c.keys)
+			src.n = n
+			var before, after runtime.MemStats
+			var count atomic.Int64
+			if err := gate.Run(t.Context(), src, func(context.Context, *benchMessage) error {
+				switch count.Add(1) {
+				case warm:
+					runtime.ReadMemStats(&before)
+				case n:
+					runtime.ReadMemStats(&after)
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			perMessage := float64(after.Mallocs-before.Mallocs) / (n - warm)
+			t.Logf("%.4f allocations and %.2f bytes per message", perMessage, float64(after.TotalAlloc-before.TotalAlloc)/(n-warm))
+			if perMessage > 0.02 {
+				t.Errorf("%.4f allocations per message, want none", perMessage)
+			}
+		})
 	}
 }
 
@@ -346,7 +366,7 @@ func park(tb testing.TB, tenants, each int, half func(*stream.Gate[*benchMessage
 	if err != nil {
 		tb.Fatal(err)
 	}
-	src := newBenchSource(tenants)
+	src := newBenchSource(tenants, 1)
 	src.n = tenants * each
 	ctx, cancel := context.WithCancel(context.Background())
 	time.AfterFunc(500*time.Millisecond, func() { half(gate) })

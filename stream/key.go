@@ -21,7 +21,7 @@ type orderKey[M any] struct {
 	// key has its messages in one partition.
 	awaitedIn *watch[M]
 
-	since int64 // when its last message went to a worker
+	since int64 // when its head went to a worker, 0: it did not yet
 	gap   int64 // from then until that was over, smoothed, 0: not known yet
 
 	// deferred holds, by order, those of its messages that this gate has
@@ -44,14 +44,14 @@ type deferred struct {
 
 // over is called when the head of k leaves.
 func (k *orderKey[M]) over(now int64) {
-	if took := now - k.since; k.head.fate != nil {
-		// It was not simply processed.
+	if took := now - k.since; k.head.fate != nil || k.since == 0 {
+		// It was not simply processed, or not at all.
 	} else if k.gap == 0 {
 		k.gap = min(took, usualKeyGap)
 	} else {
 		k.gap = smooth(k.gap, took, usualKeyGap, 4)
 	}
-	k.head = nil
+	k.head, k.since = nil, 0
 }
 
 const (
@@ -128,14 +128,26 @@ func (r *run[M]) findKey(t *tenant[M], name string) *orderKey[M] {
 	}
 	switch k := t.key; {
 	case k == nil:
-		t.key = &orderKey[M]{id: id, index: -1}
+		t.key = r.newKey(id)
 		return t.key
 	case k.unused():
 		k.id, k.gap = id, 0
 		return k
 	}
-	k := &orderKey[M]{id: id, index: -1}
+	k := r.newKey(id)
 	r.keys[id] = k
+	return k
+}
+
+// newKey returns a key of which nothing is known.
+func (r *run[M]) newKey(id keyID[M]) *orderKey[M] {
+	n := len(r.freeKeys)
+	if n == 0 {
+		return &orderKey[M]{id: id, index: -1}
+	}
+	k := r.freeKeys[n-1]
+	r.freeKeys = r.freeKeys[:n-1]
+	k.id = id
 	return k
 }
 
@@ -158,8 +170,13 @@ func (k *orderKey[M]) unused() bool { return k.refs == 0 && len(k.deferred) == 0
 
 // dropKey forgets k if nothing depends on it.
 func (r *run[M]) dropKey(k *orderKey[M]) {
-	if k.unused() && k != k.id.tenant.key {
-		delete(r.keys, k.id)
+	if !k.unused() || k == k.id.tenant.key {
+		return
+	}
+	delete(r.keys, k.id)
+	if len(r.freeKeys) < r.cfg.Window {
+		k.id, k.gap = keyID[M]{}, 0
+		r.freeKeys = append(r.freeKeys, k)
 	}
 }
 
@@ -224,9 +241,10 @@ func (r *run[M]) overdue(k *orderKey[M], now int64) {
 		}
 		r.expecting.fix(k.index, next+int64(latchGrace)+1)
 	}
+	t := k.id.tenant
 	r.promote(k, now)
 	r.dropKey(k)
-	r.rest(k.id.tenant)
+	r.rest(t)
 }
 
 // stays reports whether e, the nth blocked message of its key, may wait here: it

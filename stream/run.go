@@ -34,6 +34,7 @@ type run[M any] struct {
 	sched    scheduler[M]
 	tenants  map[string]*tenant[M]
 	keys     map[keyID[M]]*orderKey[M]
+	freeKeys []*orderKey[M] // to be used again; no more than a window full
 	latched  int // messages in the deferred lists of keys
 	awaiting int // messages blocked by nothing but a deferred one
 	idlers   idlers[M]

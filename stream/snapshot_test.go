@@ -178,7 +178,7 @@ func BenchmarkSnapshot(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	messages := newBenchSource(tenants).messages
+	messages := newBenchSource(tenants, 1).messages
 	ctx, stop := context.WithCancel(b.Context())
 	delivered := make(chan error)
 	ended := make(chan error)
