@@ -16,7 +16,9 @@ type BatchConfig struct {
 	// Linger is how long a batch that is not full waits for more messages after
 	// its first one was granted. An answer of a limiter that may block, which it has
 	// been asked for by then, is waited for.
-	// Defaults to 0: it takes what may run at that moment.
+	// Defaults to 0: it takes what may run at that moment. Of a limiter that may
+	// block that is known when it was asked for each, one after the other, so with
+	// one that takes its time a Linger says how long the first message may wait.
 	Linger time.Duration
 
 	// Mixed lets a batch have messages of several tenants.

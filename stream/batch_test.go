@@ -453,6 +453,37 @@ func TestBatchShares(t *testing.T) {
 	}
 }
 
+// TestRevokedBatchIsNotCharged holds that a tenant does not pay with its share of
+// the workers for a message that was revoked before its batch ran.
+func TestRevokedBatchIsNotCharged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(chan struct{})
+		r := startBatch(t, nil, stream.Config[*parcel]{Workers: 1}, stream.BatchConfig{Size: 2, Linger: time.Second},
+			func(_ context.Context, items []*stream.Item[*parcel]) error {
+				if items[0].Message.name == "long" {
+					<-open
+				}
+				return nil
+			})
+		// All have been here, so that those that come next begin at the same time.
+		for _, p := range []*parcel{{tenant: "a"}, {tenant: "b"}, {tenant: "c", cost: 100}, {tenant: "c"}} {
+			r.deliver(p)
+			time.Sleep(2 * time.Second)
+		}
+		revoked := make(chan struct{})
+		r.deliver(&parcel{name: "lost", tenant: "a", cost: 10, revoked: revoked})
+		close(revoked)
+		synctest.Wait()
+		r.deliver(&parcel{name: "long", tenant: "c"})
+		r.forget()
+		r.deliver(&parcel{name: "a1", tenant: "a"}, &parcel{name: "b1", tenant: "b"})
+		close(open)
+		time.Sleep(2 * time.Second)
+		r.want("8s run long", "8s long ack", "8s run a1", "8s a1 ack", "9s run b1", "9s b1 ack")
+		r.end()
+	})
+}
+
 func TestInvalidBatch(t *testing.T) {
 	lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(1)})
 	if err != nil {

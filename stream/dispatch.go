@@ -136,7 +136,7 @@ func (r *run[M]) await(t *tenant[M], e *entry[M], d flux.Decision, at, due, now 
 }
 
 // lookAgain is how soon the gate sees that the limit of a tenant that waits for
-// it was raised.
+// it was raised. Limits do not say so by themselves: LimitFor may look anywhere.
 const lookAgain = int64(time.Second)
 
 // look sees whether the limit of t, which waits for it, has changed.

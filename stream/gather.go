@@ -249,8 +249,9 @@ func (r *run[M]) recycle(b *batch[M], now int64) {
 	r.spare = append(r.spare, b)
 }
 
-// ungather takes e, which was revoked, out of the batch that it waits in. What
-// was spent for it is given back, where that can be done at once.
+// ungather takes e, which was revoked, out of the batch that it waits in. What its
+// tenant was charged for it is given back, and what was spent, where that can be
+// done at once.
 func (r *run[M]) ungather(e *entry[M], now int64) {
 	for _, b := range r.gathering {
 		i := slices.IndexFunc(b.jobs, func(j *job[M]) bool { return j.entry == e })
@@ -261,6 +262,7 @@ func (r *run[M]) ungather(e *entry[M], now int64) {
 			r.refund(j, e.cost, now)
 			t.grantAt = unset
 		}
+		r.sched.correct(e.tenant, b.jobs[i].start, e.cost, 0)
 		e.tenant.running--
 		b.jobs = slices.Delete(b.jobs, i, i+1)
 		if len(b.jobs) == 0 && !b.asking {

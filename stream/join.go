@@ -15,6 +15,11 @@ import (
 // stop, what they have delivered is processed, and then its Run returns that
 // error. It can defer if all of them can.
 //
+// Messages of one order key are taken in the order of their [Meta.Order], from
+// whichever source they come. The positions in two logs say nothing of each other:
+// where sources have logs of their own, all messages of a key must come from one of
+// them, or [Config.OrderKey] return another key for each.
+//
 // Join panics if one of them is nil.
 func Join[M any](sources ...Source[M]) Source[M] {
 	for i, src := range sources {
