@@ -35,8 +35,8 @@ type run[M any] struct {
 	tenants  map[string]*tenant[M]
 	keys     map[keyID[M]]*orderKey[M]
 	freeKeys []*orderKey[M] // to be used again; no more than a window full
-	latched  int // messages in the deferred lists of keys
-	awaiting int // messages blocked by nothing but a deferred one
+	latched  int            // messages in the deferred lists of keys
+	awaiting int            // messages blocked by nothing but a deferred one
 	idlers   idlers[M]
 	arrivals int64
 
