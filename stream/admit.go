@@ -58,7 +58,7 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 		r.decide(e, &fate{outcome: r.cfg.Policy.OnNoTenant, reason: ReasonNoTenant})
 		return
 	}
-	if e.key != nil && len(e.key.deferred) > 0 {
+	if e.key != nil && e.key.away.len() > 0 {
 		r.returned(e)
 	}
 	reason, turn := r.judge(e, now)

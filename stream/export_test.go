@@ -155,3 +155,32 @@ func Ranked(top int, tenants string, figures ...int64) (kept string) {
 	}
 	return kept
 }
+
+// Away is away, and Deferred what it keeps.
+type (
+	Away     struct{ a away }
+	Deferred struct{ Order, Arrival, Until int64 }
+)
+
+// Add is away.add.
+func (a *Away) Add(d Deferred) { a.a.add(deferred{order: d.Order, arrival: d.Arrival, until: d.Until}) }
+
+// LastBefore is away.lastBefore.
+func (a *Away) LastBefore(order int64) int64 { return a.a.lastBefore(order) }
+
+// Precedes is away.precedes.
+func (a *Away) Precedes(order int64) bool { return a.a.precedes(order) }
+
+// Len is away.len.
+func (a *Away) Len() int { return a.a.len() }
+
+// Earliest is away.earliest.
+func (a *Away) Earliest() int64 { return a.a.earliest() }
+
+// Remove is away.remove of one delivery.
+func (a *Away) Remove(order, arrival int64) int {
+	return a.a.remove(order, func(d deferred) bool { return d.arrival == arrival })
+}
+
+// Sweep is away.sweep.
+func (a *Away) Sweep(until int64) int { return a.a.sweep(until) }

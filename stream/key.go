@@ -2,7 +2,6 @@ package stream
 
 import (
 	"iter"
-	"slices"
 	"time"
 )
 
@@ -13,7 +12,7 @@ type orderKey[M any] struct {
 	id       keyID[M]
 	head     *entry[M]
 	blocked  list[M] // by order
-	refs     int     // entries that point here
+	refs     int32   // entries that point here
 	index    int32   // in the heap of keys that expect a message back
 	awaiting int     // of its blocked messages, those counted in run.awaiting
 
@@ -24,9 +23,7 @@ type orderKey[M any] struct {
 	since int64 // when its head went to a worker, 0: it did not yet
 	gap   int64 // from then until that was over, smoothed, 0: not known yet
 
-	// deferred holds, by order, those of its messages that this gate has
-	// deferred and that have not come back: later ones must not overtake them.
-	deferred []deferred
+	away away // its deferred messages: later ones must not overtake them
 }
 
 func (k *orderKey[M]) setIndex(i int32) { k.index = i }
@@ -34,12 +31,6 @@ func (k *orderKey[M]) setIndex(i int32) { k.index = i }
 type keyID[M any] struct {
 	tenant *tenant[M]
 	name   string
-}
-
-type deferred struct {
-	order   int64
-	arrival int64 // of the delivery that was deferred
-	until   int64 // when it is to come back, on the gate's clock
 }
 
 // over is called when the head of k leaves.
@@ -74,38 +65,19 @@ func (k *orderKey[M]) block(e *entry[M]) {
 	k.blocked.insert(e, at)
 }
 
-// latch remembers that a message was deferred.
-func (k *orderKey[M]) latch(d deferred) {
-	i := len(k.deferred)
-	for i > 0 && k.deferred[i-1].order > d.order {
-		i--
-	}
-	k.deferred = slices.Insert(k.deferred, i, d)
-}
-
 // first reports whether e, which has come back if it was deferred, comes before
 // all messages of its key that are here or deferred.
 func (k *orderKey[M]) first(e *entry[M]) bool {
 	return k.head == nil &&
-		(len(k.deferred) == 0 || k.deferred[0].order >= e.order) &&
+		!k.away.precedes(e.order) &&
 		(k.blocked.first == nil || k.blocked.first.order > e.order)
 }
 
 // mustFollow reports whether an older message of the key was deferred.
-func (k *orderKey[M]) mustFollow(order int64) bool {
-	return len(k.deferred) > 0 && k.deferred[0].order < order
-}
+func (k *orderKey[M]) mustFollow(order int64) bool { return k.away.precedes(order) }
 
 // lastBefore returns the latest time that an older message was deferred to.
-func (k *orderKey[M]) lastBefore(order int64) int64 {
-	last := int64(unset)
-	for _, d := range k.deferred {
-		if d.order < order {
-			last = max(last, d.until)
-		}
-	}
-	return last
-}
+func (k *orderKey[M]) lastBefore(order int64) int64 { return k.away.lastBefore(order) }
 
 // key returns the order key of an arrival, nil if it has none.
 func (r *run[M]) key(a *arrival[M], t *tenant[M]) *orderKey[M] {
@@ -166,7 +138,7 @@ func (r *run[M]) keysOf(t *tenant[M]) iter.Seq[*orderKey[M]] {
 }
 
 // unused reports whether nothing depends on k.
-func (k *orderKey[M]) unused() bool { return k.refs == 0 && len(k.deferred) == 0 }
+func (k *orderKey[M]) unused() bool { return k.refs == 0 && k.away.len() == 0 }
 
 // dropKey forgets k if nothing depends on it.
 func (r *run[M]) dropKey(k *orderKey[M]) {
@@ -190,7 +162,7 @@ func (r *run[M]) latch(e *entry[M], until int64) {
 	if k == nil || r.latched >= r.maxLatched() {
 		return
 	}
-	k.latch(deferred{order: e.order, arrival: e.arrival, until: until})
+	k.away.add(deferred{order: e.order, arrival: e.arrival, until: until})
 	r.latched++
 	e.tenant.latched++
 	overdue := until + int64(latchGrace) + 1
@@ -201,22 +173,19 @@ func (r *run[M]) latch(e *entry[M], until int64) {
 	}
 }
 
-// unlatch forgets those deferred messages of k that it is told of.
-func (r *run[M]) unlatch(k *orderKey[M], which func(deferred) bool) {
-	before := len(k.deferred)
-	k.deferred = slices.DeleteFunc(k.deferred, which)
-	gone := before - len(k.deferred)
-	r.latched -= gone
-	k.id.tenant.latched -= int32(gone)
-	if len(k.deferred) == 0 && k.index >= 0 {
+// unlatched is called when n deferred messages of k were forgotten.
+func (r *run[M]) unlatched(k *orderKey[M], n int) {
+	r.latched -= n
+	k.id.tenant.latched -= int32(n)
+	if k.away.len() == 0 && k.index >= 0 {
 		r.expecting.remove(k.index)
 	}
 }
 
 // notDeferred is called when e could not be deferred after all.
 func (r *run[M]) notDeferred(e *entry[M]) {
-	if e.key != nil {
-		r.unlatch(e.key, func(d deferred) bool { return d.arrival == e.arrival })
+	if k := e.key; k != nil {
+		r.unlatched(k, k.away.remove(e.order, func(d deferred) bool { return d.arrival == e.arrival }))
 	}
 }
 
@@ -225,21 +194,17 @@ func (r *run[M]) returned(e *entry[M]) {
 	k := e.key
 	if !e.marks.has(markOrdered) && e.deferrals+e.attempts > 0 {
 		// The source cannot tell which it is: they come back in order, then.
-		e.order = k.deferred[0].order
+		e.order = k.away.all()[0].order
 	}
-	r.unlatch(k, func(d deferred) bool { return d.order == e.order })
+	r.unlatched(k, k.away.remove(e.order, func(deferred) bool { return true }))
 }
 
 // overdue forgets those deferred messages of k that should have been back long
 // ago: someone else got them.
 func (r *run[M]) overdue(k *orderKey[M], now int64) {
-	r.unlatch(k, func(d deferred) bool { return now-d.until > int64(latchGrace) })
-	if len(k.deferred) > 0 {
-		next := k.deferred[0].until
-		for _, d := range k.deferred {
-			next = min(next, d.until)
-		}
-		r.expecting.fix(k.index, next+int64(latchGrace)+1)
+	r.unlatched(k, k.away.sweep(now-int64(latchGrace)))
+	if k.away.len() > 0 {
+		r.expecting.fix(k.index, k.away.earliest()+int64(latchGrace)+1)
 	}
 	t := k.id.tenant
 	r.promote(k, now)
