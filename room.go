@@ -98,9 +98,13 @@ func (r *room[K]) enter(ctx context.Context, key K, w *waiter[K], together bool)
 	if l.closed.Load() {
 		return Decision{}, ErrClosed
 	}
+	q := r.queues[key]
+	if q != nil && l.joinsTheEnd(ctx, q, w.n) {
+		r.line(ctx, q, w, together)
+		return Decision{}, nil
+	}
 	// Read under the lock: within a queue, time goes forward.
 	now := l.Now()
-	q := r.queues[key]
 	if q == nil {
 		q = l.newQueue(key)
 	} else {
@@ -127,15 +131,9 @@ func (r *room[K]) enter(ctx context.Context, key K, w *waiter[K], together bool)
 	if err := l.admit(ctx, q, now, decision.RetryAfter); err != nil {
 		return decision, err
 	}
-	q.push(w)
+	r.line(ctx, q, w, together)
 	if l.hooks.waits() {
 		r.since[w] = ended[K]{key: key, n: w.n, since: now}
-	}
-	switch {
-	case w.group != nil:
-		w.group.add(w)
-	case together:
-		r.enroll(ctx, w)
 	}
 	if q.len == 1 {
 		// Tokens that came back after the table was asked, by someone who saw no
@@ -145,6 +143,43 @@ func (r *room[K]) enter(ctx context.Context, key K, w *waiter[K], together bool)
 		r.advance(q, now)
 	}
 	return decision, nil
+}
+
+// joinsTheEnd counts one more who waits for n tokens in q, where others do, if
+// nobody cares when the turn will be, and it is clear that there will be one. That
+// is the case for most, and saves them a look at the clock.
+func (l *Limiter[K]) joinsTheEnd(ctx context.Context, q *queue[K], n int64) bool {
+	if l.cfg.MaxWait > 0 || l.cfg.LimitFor != nil || l.hooks.waits() ||
+		q.rule.terms != l.terms.Load() || n < 1 || n > q.rule.limit().Burst() ||
+		q.len >= l.cfg.MaxKeyWaiters || q.last() > maxAhead/2 {
+		return false
+	}
+	_, hurried := ctx.Deadline()
+	return !hurried && l.count()
+}
+
+// line makes w, which was counted, the last in q.
+func (r *room[K]) line(ctx context.Context, q *queue[K], w *waiter[K], together bool) {
+	q.push(w)
+	switch {
+	case w.group != nil:
+		w.group.add(w)
+	case together:
+		r.enroll(ctx, w)
+	}
+}
+
+// count counts one more who waits, unless as many do as may.
+func (l *Limiter[K]) count() bool {
+	for {
+		n := l.waiting.Load()
+		if n >= int64(l.cfg.MaxWaiters) {
+			return false
+		}
+		if l.waiting.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
 }
 
 // admit counts one more who waits in q, from now, for that long, or refuses to.
@@ -164,15 +199,10 @@ func (l *Limiter[K]) admit(ctx context.Context, q *queue[K], now int64, wait tim
 	case q.len >= l.cfg.MaxKeyWaiters:
 		return fmt.Errorf("%w: %d for one key", ErrTooManyWaiters, q.len)
 	}
-	for {
-		n := l.waiting.Load()
-		if n >= int64(l.cfg.MaxWaiters) {
-			return fmt.Errorf("%w: %d", ErrTooManyWaiters, n)
-		}
-		if l.waiting.CompareAndSwap(n, n+1) {
-			return nil
-		}
+	if !l.count() {
+		return fmt.Errorf("%w: %d", ErrTooManyWaiters, l.cfg.MaxWaiters)
 	}
+	return nil
 }
 
 // leave lets w go without its tokens, because of err, and reports whether it
