@@ -28,34 +28,36 @@ func (e *env) anew() {
 	e.must(err)
 }
 
+// verdicts are the ways to settle a message.
+var verdicts = map[string]struct {
+	cfg    fluxnats.Config
+	settle func(context.Context, delivery) error
+	dead   int // letters, of ten messages
+}{
+	"ack":           {settle: acked},
+	"confirmed ack": {cfg: fluxnats.Config{ConfirmAcks: true}, settle: acked},
+	"defer":         {settle: deferred},
+	"nak":           {cfg: fluxnats.Config{NakDeferrals: true}, settle: deferred},
+	"dead letter": {dead: 10, settle: func(ctx context.Context, d delivery) error {
+		return d.DeadLetter(ctx, stream.Letter{Reason: stream.ReasonPermanent})
+	}},
+	"release": {settle: func(_ context.Context, d delivery) error {
+		d.Release()
+		return nil
+	}},
+}
+
+func acked(ctx context.Context, d delivery) error { return d.Ack(ctx) }
+
+func deferred(ctx context.Context, d delivery) error {
+	return d.Defer(ctx, stream.Deferral{Deferrals: 1, Until: time.Now().Add(time.Hour)})
+}
+
 // However a message is settled whose stream was deleted and made again while it
 // was held: that settles no message of the new stream, which has its sequence and
 // is with another member. With a full gate nobody tells the source of the deletion.
 func TestVerdictsOnAStreamThatIsGone(t *testing.T) {
-	later := stream.Deferral{Deferrals: 1}
-	deferred := func(ctx context.Context, d delivery) error {
-		f := later
-		f.Until = time.Now().Add(time.Hour)
-		return d.Defer(ctx, f)
-	}
-	acked := func(ctx context.Context, d delivery) error { return d.Ack(ctx) }
-	for name, c := range map[string]struct {
-		cfg    fluxnats.Config
-		settle func(context.Context, delivery) error
-		dead   int
-	}{
-		"ack":           {settle: acked},
-		"confirmed ack": {cfg: fluxnats.Config{ConfirmAcks: true}, settle: acked},
-		"defer":         {settle: deferred},
-		"nak":           {cfg: fluxnats.Config{NakDeferrals: true}, settle: deferred},
-		"dead letter": {dead: 10, settle: func(ctx context.Context, d delivery) error {
-			return d.DeadLetter(ctx, stream.Letter{Reason: stream.ReasonPermanent})
-		}},
-		"release": {settle: func(_ context.Context, d delivery) error {
-			d.Release()
-			return nil
-		}},
-	} {
+	for name, c := range verdicts {
 		for _, window := range []int{10, 64} {
 			t.Run(fmt.Sprint(name, ", window ", window), func(t *testing.T) {
 				bubble(t, func(e *env) {
@@ -101,5 +103,52 @@ func TestVerdictsOnAStreamThatIsGone(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// The same while the connection is lost. The client library would keep what is
+// sent meanwhile, and settle messages of the new stream with it.
+func TestVerdictsWhileTheStreamIsMadeAnewFarAway(t *testing.T) {
+	for name, c := range verdicts {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(e *env) {
+				e.source(c.cfg, fluxnats.Layout{Retention: jetstream.WorkQueuePolicy, AckWait: time.Minute})
+				e.publish(10)
+				src, away := e.faraway(c.cfg)
+				hold := make(chan struct{})
+				r := e.run(src, newIntake(10, func(ctx context.Context, d delivery) {
+					<-hold
+					for c.settle(ctx, d) != nil {
+						time.Sleep(100 * time.Millisecond)
+					}
+				}))
+				time.Sleep(time.Second)
+				away(func() {
+					e.anew()
+					con, err := e.js.Consumer(e.Context(), "S", "c")
+					e.must(err)
+					for i := range 10 {
+						e.send(&nats.Msg{Subject: "in.x", Data: fmt.Appendf(nil, "new %d", i)})
+					}
+					taken, err := con.Fetch(10)
+					e.must(err)
+					for range taken.Messages() {
+					}
+					close(hold)
+					time.Sleep(time.Second)
+				})
+				time.Sleep(20 * time.Second)
+				if info := e.info(); info.NumAckPending != 10 || info.NumRedelivered != 0 {
+					t.Errorf("ack pending %d, redelivered %d", info.NumAckPending, info.NumRedelivered)
+				}
+				if n, copies := e.count("S", "in.>"), e.count("S", "flux.defer.>"); n != 10 || copies != 0 {
+					t.Errorf("%d messages of 10 and %d copies are in the new stream", n, copies)
+				}
+				if n := e.count("DLQ_S", ">"); n != c.dead {
+					t.Errorf("%d dead letters, want %d", n, c.dead)
+				}
+				r.stop()
+			})
+		})
 	}
 }

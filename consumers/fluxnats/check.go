@@ -23,6 +23,7 @@ type facts struct {
 	ackWait       time.Duration
 	maxAckPending int
 	maxAge        time.Duration // of the stream's messages
+	reconnects    uint64        // of the connection, before it asked for all this
 	batch         int
 	expires       time.Duration
 	heartbeat     time.Duration
@@ -71,6 +72,7 @@ func (s *Source) inspect(ctx context.Context) (facts, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	set := &s.set
+	reconnects := s.js.Conn().Stats().Reconnects
 	str, err := s.js.Stream(ctx, set.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return facts{}, fmt.Errorf("%w: stream %s: %w; create it, or let Provision do so", ErrSetup, set.Stream, err)
@@ -107,7 +109,7 @@ func (s *Source) inspect(ctx context.Context) (facts, error) {
 		return facts{}, errors.Join(found...)
 	}
 	f := s.facts(sc, cc)
-	f.created = str.CachedInfo().Created
+	f.created, f.reconnects = str.CachedInfo().Created, reconnects
 	return f, nil
 }
 

@@ -192,7 +192,11 @@ func (r *run) giveBack(d *delivery, pause time.Duration) {
 }
 
 func (r *run) handBack(d *delivery, verdict []byte) {
-	if err := r.nc.Publish(d.msg.m.Reply, verdict); err != nil {
+	err := nats.ErrDisconnected
+	if r.nc.IsConnected() || r.ended() {
+		err = r.nc.Publish(d.msg.m.Reply, verdict)
+	}
+	if err != nil {
 		r.set.log.Warn("cannot hand a message back, it comes again when AckWait has passed", "message", d.msg.ID(), "error", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -12,9 +13,14 @@ import (
 // ends: those who change a setup often delete it first.
 const recreateTime = 30 * time.Second
 
-// errUnsure is that the consumer was deleted, and that it is not yet known whether
-// its stream was too.
-var errUnsure = errors.New("the consumer was deleted, and the stream is being looked at")
+// cautious is how long after a reconnect verdicts wait at most until the stream has
+// been looked at: longer would keep messages from being settled while the servers
+// have other troubles.
+const cautious = 2 * time.Second
+
+// errUnsure is that the consumer was deleted or the connection lost, and that it is
+// not yet known whether the stream was made anew since.
+var errUnsure = errors.New("it is being looked at whether the stream is still the same")
 
 // examine asks the server whether the consumer is still there and fit, whenever
 // requests have failed in a way that makes one wonder, and ends the run if it is
@@ -71,6 +77,9 @@ func (r *run) found(f facts) {
 		}
 	}
 	r.unsure = false
+	if f.reconnects == r.reconnects {
+		r.cautiousTill = 0
+	}
 	r.facts.Store(&f)
 	r.mu.Unlock()
 	if foreign > 0 {
@@ -79,11 +88,24 @@ func (r *run) found(f facts) {
 }
 
 // sure returns an error while it is not known whether the stream is the one that
-// what is held came from. At the end of a run nobody finds out.
+// what is held came from, or while there is no connection: the client library would
+// keep what is sent until there is one again, and send it whatever happened to the
+// stream meanwhile. At the end of a run nobody finds out.
 func (r *run) sure() error {
+	if r.ended() {
+		return nil
+	}
+	if !r.nc.IsConnected() {
+		return nats.ErrDisconnected
+	}
+	reconnects := r.nc.Stats().Reconnects
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.unsure && !r.ended() {
+	now := r.now()
+	if reconnects != r.reconnects {
+		r.reconnects, r.cautiousTill = reconnects, now+cautious
+	}
+	if r.unsure || now < r.cautiousTill {
 		return errUnsure
 	}
 	return nil

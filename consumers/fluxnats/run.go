@@ -50,18 +50,20 @@ type run struct {
 		seq    uint64
 		stored int64
 	}
-	unsure   bool        // whether the stream is the one that what is held came from
-	released []*delivery // given up, to be handed back when the server sends no more
-	draining bool        // it does not
-	isIdle   bool
-	naks     map[uint64]nakked // messages deferred by a delayed negative acknowledgement
+	unsure       bool          // whether the stream is the one that what is held came from
+	reconnects   uint64        // of the connection, as far as they have been noticed
+	cautiousTill time.Duration // nothing is settled before, unless the stream has been looked at
+	released     []*delivery   // given up, to be handed back when the server sends no more
+	draining     bool          // it does not
+	isIdle       bool
+	naks         map[uint64]nakked // messages deferred by a delayed negative acknowledgement
 }
 
 func newRun(s *Source, in stream.Intake[*Msg], f facts) *run {
 	r := &run{
 		src: s, set: &s.set, nc: s.js.Conn(), in: in, base: time.Now(), lastError: s.js.Conn().LastError(),
 		arrived: make(chan struct{}, 1), hungry: make(chan struct{}, 1), acking: make(chan struct{}, 1), doubt: make(chan struct{}, 1), idle: make(chan struct{}),
-		naks: make(map[uint64]nakked),
+		naks: make(map[uint64]nakked), reconnects: f.reconnects,
 	}
 	r.facts.Store(&f)
 	r.oldest.prev, r.oldest.next = &r.oldest, &r.oldest

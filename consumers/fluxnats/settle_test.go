@@ -81,7 +81,7 @@ func TestConsumerMadeAnewWhileMessagesAreHeld(t *testing.T) {
 	bubble(t, func(e *env) {
 		e.source(fluxnats.Config{}, fluxnats.Layout{})
 		e.publish(10)
-		src, away := e.faraway()
+		src, away := e.faraway(fluxnats.Config{})
 		var seen tally
 		r := e.run(src, newIntake(64, func(ctx context.Context, d delivery) {
 			seen.add(d.Message())
@@ -110,7 +110,7 @@ func TestSequencesOfAStreamMadeAnew(t *testing.T) {
 	bubble(t, func(e *env) {
 		e.source(fluxnats.Config{}, fluxnats.Layout{})
 		e.publish(10)
-		src, away := e.faraway()
+		src, away := e.faraway(fluxnats.Config{})
 		var seen tally
 		r := e.run(src, newIntake(64, func(ctx context.Context, d delivery) {
 			if !d.Meta().Redelivered {
@@ -122,16 +122,7 @@ func TestSequencesOfAStreamMadeAnew(t *testing.T) {
 		}))
 		time.Sleep(10 * time.Second)
 		seen.exactly(e.T, 10)
-		s, err := e.js.Stream(e.Context(), "S")
-		e.must(err)
-		config, consumer := s.CachedInfo().Config, e.info().Config
-		away(func() {
-			e.must(e.js.DeleteStream(e.Context(), "S"))
-			_, err = e.js.CreateStream(e.Context(), config)
-			e.must(err)
-			_, err = e.js.CreateConsumer(e.Context(), "S", consumer)
-			e.must(err)
-		})
+		away(e.anew)
 		for i := range 10 {
 			e.send(&nats.Msg{Subject: "in.x", Data: fmt.Appendf(nil, "new %d", i)})
 		}
@@ -143,14 +134,14 @@ func TestSequencesOfAStreamMadeAnew(t *testing.T) {
 
 // faraway returns a source with a line of its own, and a function that calls
 // another while that is cut.
-func (e *env) faraway() (src *fluxnats.Source, away func(func())) {
+func (e *env) faraway(cfg fluxnats.Config) (src *fluxnats.Source, away func(func())) {
 	e.Helper()
 	l := new(line)
 	nc := e.dial(l)
 	e.Cleanup(nc.Close)
 	js, err := jetstream.New(nc)
 	e.must(err)
-	return e.sourceOn(js, fluxnats.Config{}), func(f func()) {
+	return e.sourceOn(js, cfg), func(f func()) {
 		l.down.Store(true)
 		l.fail()
 		time.Sleep(time.Millisecond)
