@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -405,25 +404,6 @@ func TestCoreRunRefuses(t *testing.T) {
 		}
 		if err := run(src); !errors.Is(err, nats.ErrConnectionClosed) {
 			t.Error(err)
-		}
-	})
-}
-
-// The server tells only the connection that it does not permit a subscription.
-func TestCoreRunEndsWhenTheServerDenies(t *testing.T) {
-	bubble(t, func(e *env) {
-		for _, cfg := range []fluxnats.CoreConfig{{Subject: "in.secret"}, {Subject: "in.secret", Queue: "q"}} {
-			src := e.core(cfg, nats.UserInfo("user", "user"))
-			ctx, cancel := context.WithTimeout(e.Context(), time.Minute)
-			if err := src.Run(ctx, newIntake(4, nil)); !errors.Is(err, nats.ErrPermissionViolation) {
-				t.Errorf("%+v: %v", cfg, err)
-			}
-			cancel()
-		}
-	}, func(o *server.Options) {
-		o.Users = []*server.User{
-			{Username: "admin", Password: "admin"},
-			{Username: "user", Password: "user", Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"in.secret"}}}},
 		}
 	})
 }

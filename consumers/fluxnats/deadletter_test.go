@@ -122,12 +122,7 @@ func TestDeadLetterIsStoredOnce(t *testing.T) {
 				} else {
 					l.after = first
 				}
-				nc := e.dial(&l)
-				defer nc.Close()
-				js, err := jetstream.New(nc)
-				if err != nil {
-					t.Fatal(err)
-				}
+				js := e.jetStream(e.dial(&l))
 				var tries atomic.Int32
 				r := e.run(e.sourceOn(js, fluxnats.Config{}), newIntake(4, func(ctx context.Context, d delivery) {
 					tries.Add(1)

@@ -179,12 +179,7 @@ func TestCrashBetweenCopyAndAcknowledgement(t *testing.T) {
 		e.source(fluxnats.Config{}, fluxnats.Layout{AckWait: 2 * time.Second})
 		e.publish(1)
 		l := line{cut: func(b []byte) bool { return bytes.Contains(b, []byte("+ACK")) }}
-		nc := e.dial(&l, nats.NoReconnect())
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js := e.jetStream(e.dial(&l, nats.NoReconnect()))
 		due := time.Now().Add(30 * time.Second)
 		first := e.run(e.sourceOn(js, fluxnats.Config{}), newIntake(4, func(ctx context.Context, d delivery) {
 			if err := d.Defer(ctx, stream.Deferral{Until: due, Deferrals: 1}); err == nil {
@@ -273,12 +268,7 @@ func TestReleaseAfterAHalfDoneDeferral(t *testing.T) {
 		var deaf atomic.Bool
 		deaf.Store(true)
 		l := line{drop: func(b []byte) bool { return deaf.Load() && bytes.Contains(b, []byte("+ACK")) }}
-		nc := e.dial(&l)
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js := e.jetStream(e.dial(&l))
 		r := e.run(e.sourceOn(js, fluxnats.Config{}), newIntake(4, func(ctx context.Context, d delivery) {
 			if err := d.Defer(ctx, stream.Deferral{Until: time.Now().Add(time.Hour), Deferrals: 1}); err == nil {
 				t.Error("the acknowledgement got through")

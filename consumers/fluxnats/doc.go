@@ -125,6 +125,18 @@
 // acknowledgement from a member that it gave up on as well as from the one that
 // has the message now, and [Config.ConfirmAcks] does not tell them apart either.
 //
+// # Permissions
+//
+// A user of the server for whom it is listed what may be published needs these,
+// here for stream S, consumer c and the defaults of [Config], and must be allowed to
+// subscribe to its inboxes, "_INBOX.>":
+//
+//	$JS.API.STREAM.INFO.S, $JS.API.STREAM.INFO.DLQ_S, $JS.API.CONSUMER.INFO.S.c,
+//	$JS.API.CONSUMER.LIST.S  to look at the setup
+//	$JS.API.CONSUMER.MSG.NEXT.S.c, $JS.ACK.S.c.>  to take messages and settle them
+//	flux.defer.S.c.*, dlq.S.c  for deferred copies and dead letters
+//	$SYS.REQ.USER.INFO         so that Run can say at once what is missing
+//
 // # Core NATS
 //
 // Without JetStream delivery is at most once: the server forgets a message when

@@ -16,6 +16,37 @@ import (
 	"github.com/fluxlimiter/flux/stream"
 )
 
+func TestServerRestartsInMidStream(t *testing.T) {
+	bubble(t, func(e *env) {
+		src := e.source(fluxnats.Config{}, fluxnats.Layout{AckWait: 5 * time.Second})
+		const n = 600
+		e.publish(n)
+		var seen tally
+		in := newIntake(20, func(ctx context.Context, d delivery) {
+			seen.add(d.Message())
+			time.Sleep(300 * time.Millisecond)
+			for d.Ack(ctx) != nil {
+				time.Sleep(time.Second)
+			}
+		})
+		r := e.run(src, in)
+		for range 3 {
+			time.Sleep(2 * time.Second)
+			e.stop()
+			time.Sleep(2 * time.Second)
+			e.start()
+		}
+		time.Sleep(time.Minute)
+		r.stop()
+		// Nothing is handled twice either: the acknowledgements of what was held
+		// wait for the connection, and AckWait has not passed.
+		seen.exactly(e.T, n)
+		if got := src.Stats(); got.Renewals < 3 {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
 // A new leader of a consumer may have heard nothing of the last deliveries and
 // acknowledgements, and gives the messages once more as if for the first time. It
 // takes a second server to see that; here the line acts it.
@@ -33,12 +64,7 @@ func TestDeliveryThatTheNewLeaderForgot(t *testing.T) {
 				return bytes.ReplaceAll(b, []byte(" $JS.ACK.S.c.2."), []byte(" $JS.ACK.S.c.1."))
 			},
 		}
-		nc := e.dial(&l)
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js := e.jetStream(e.dial(&l))
 		src := e.sourceOn(js, fluxnats.Config{})
 		var seen tally
 		r := e.run(src, newIntake(64, func(ctx context.Context, d delivery) {
@@ -72,18 +98,10 @@ func TestLostAcknowledgementOfLongAgo(t *testing.T) {
 		var lossy atomic.Bool
 		lossy.Store(true)
 		l := line{drop: func(b []byte) bool { return lossy.Load() && bytes.Contains(b, []byte("+ACK")) }}
-		nc := e.dial(&l)
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js := e.jetStream(e.dial(&l))
 		src := e.sourceOn(js, fluxnats.Config{})
 		var seen tally
-		r := e.run(src, newIntake(200, func(ctx context.Context, d delivery) {
-			seen.add(d.Message())
-			e.must(d.Ack(ctx))
-		}))
+		r := e.run(src, newIntake(200, e.acks(&seen)))
 		time.Sleep(time.Second)
 		lossy.Store(false)
 		for i := range late {
@@ -186,10 +204,7 @@ func TestStreamMadeAnewInMidStream(t *testing.T) {
 		src := e.source(fluxnats.Config{}, fluxnats.Layout{})
 		e.publish(20)
 		var seen tally
-		r := e.run(src, newIntake(64, func(ctx context.Context, d delivery) {
-			seen.add(d.Message())
-			e.must(d.Ack(ctx))
-		}))
+		r := e.run(src, newIntake(64, e.acks(&seen)))
 		time.Sleep(time.Second)
 		e.must(e.js.DeleteStream(e.Context(), "S"))
 		time.Sleep(5 * time.Second)

@@ -77,12 +77,7 @@ func newGateSoak(e *env, seed uint64) *gateSoak {
 		layout.Retention = jetstream.WorkQueuePolicy
 	}
 	e.source(cfg, layout)
-	nc := e.dial(&s.line)
-	e.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		e.Fatal(err)
-	}
+	js := e.jetStream(e.dial(&s.line))
 	s.src = e.sourceOn(js, cfg)
 
 	var messages []*streamtest.Message

@@ -122,6 +122,18 @@ func (e *env) dial(l *line, opts ...nats.Option) *nats.Conn {
 	return nc
 }
 
+// jetStream returns JetStream over a connection of its own, which is closed at the
+// end of the test.
+func (e *env) jetStream(nc *nats.Conn) jetstream.JetStream {
+	e.Helper()
+	e.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		e.Fatal(err)
+	}
+	return js
+}
+
 // dialer connects to whatever server runs just now.
 type dialer struct {
 	e *env
@@ -400,6 +412,14 @@ func (c *tally) sum() (kinds, total int) {
 		total += n
 	}
 	return len(c.n), total
+}
+
+// acks returns what counts each message and acknowledges it.
+func (e *env) acks(seen *tally) func(context.Context, stream.Delivery[*fluxnats.Msg]) {
+	return func(ctx context.Context, d stream.Delivery[*fluxnats.Msg]) {
+		seen.add(d.Message())
+		e.must(d.Ack(ctx))
+	}
 }
 
 // exactly fails the test unless all of n messages happened once.

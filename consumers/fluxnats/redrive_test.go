@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -161,10 +160,7 @@ func TestRedriveThroughFaults(t *testing.T) {
 		l := line{after: func(b []byte) bool {
 			return bytes.Contains(b, []byte("HPUB in.")) && lost.Add(1)%10 == 3
 		}}
-		nc := e.dial(&l)
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		e.must(err)
+		js := e.jetStream(e.dial(&l))
 		cfg := fluxnats.RedriveConfig{Stream: "DLQ_S", Limit: gcra.PerSecond(10).WithBurst(1)}
 		done := make(chan fluxnats.Redriven)
 		go func() {
@@ -280,56 +276,4 @@ func TestRedriveWithoutAServer(t *testing.T) {
 			t.Errorf("%+v, %v", got, err)
 		}
 	})
-}
-
-// What the server does not permit it does not answer; the error says what it was.
-func TestRedriveAndWatchWithoutPermission(t *testing.T) {
-	for _, denied := range []string{"in.>", "$JS.API.STREAM.INFO.DLQ_S", "$JS.API.STREAM.MSG.GET.DLQ_S", "$JS.API.STREAM.MSG.DELETE.DLQ_S"} {
-		bubble(t, func(e *env) {
-			e.die(3)
-			nc := e.connect(nats.UserInfo("user", "user"))
-			defer nc.Close()
-			js, err := jetstream.New(nc)
-			e.must(err)
-			got, err := fluxnats.Redrive(e.Context(), js, fluxnats.RedriveConfig{Stream: "DLQ_S"})
-			if !errors.Is(err, nats.ErrPermissionViolation) || got.Redriven != 0 || !strings.Contains(err.Error(), strings.TrimSuffix(denied, ">")) {
-				t.Errorf("%s: %+v, %v", denied, got, err)
-			}
-			if n := e.count("DLQ_S", ">"); n != 3 {
-				t.Errorf("%s: %d dead letters left", denied, n)
-			}
-		}, users(denied))
-	}
-	for _, denied := range []string{"$JS.API.STREAM.INFO.S", "$JS.API.STREAM.INFO.ADVISORIES_S_c", "$JS.API.STREAM.CREATE.>", "$JS.API.CONSUMER.MSG.NEXT.>"} {
-		bubble(t, func(e *env) {
-			e.source(fluxnats.Config{}, fluxnats.Layout{})
-			nc := e.connect(nats.UserInfo("user", "user"))
-			defer nc.Close()
-			js, err := jetstream.New(nc)
-			e.must(err)
-			ctx, cancel := context.WithTimeout(e.Context(), 10*time.Minute)
-			defer cancel()
-			err = e.sourceOn(js, fluxnats.Config{}).Watch(ctx, fluxnats.WatchConfig{Create: true})
-			if !errors.Is(err, nats.ErrPermissionViolation) || !strings.Contains(err.Error(), strings.TrimSuffix(denied, ">")) {
-				t.Errorf("%s: %v", denied, err)
-			}
-		}, users(denied))
-	}
-	bubble(t, func(e *env) {
-		e.deadLetters()
-		src := e.core(fluxnats.CoreConfig{DeadLetterSubject: "dead.core", DeadLetterStream: "DEAD"}, nats.UserInfo("user", "user"))
-		if err := src.Run(e.Context(), newIntake(4, nil)); !errors.Is(err, nats.ErrPermissionViolation) {
-			t.Error(err)
-		}
-	}, users("$JS.API.STREAM.INFO.DEAD"))
-}
-
-// users makes a server have an admin, and a user who may not publish to a subject.
-func users(denied string) func(*server.Options) {
-	return func(o *server.Options) {
-		o.Users = []*server.User{
-			{Username: "admin", Password: "admin"},
-			{Username: "user", Password: "user", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{denied}}}},
-		}
-	}
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/fluxlimiter/flux/consumers/fluxnats"
 	"github.com/fluxlimiter/flux/stream"
@@ -52,10 +51,7 @@ func TestConfirmedVerdictThatIsForgotten(t *testing.T) {
 					e.must(e.nc.Publish(string(f[2]), nil))
 					return true
 				}}
-				nc := e.dial(&l)
-				defer nc.Close()
-				js, err := jetstream.New(nc)
-				e.must(err)
+				js := e.jetStream(e.dial(&l))
 				src := e.sourceOn(js, fluxnats.Config{ConfirmAcks: true})
 				var handled atomic.Int32
 				r := e.run(src, newIntake(4, func(ctx context.Context, d delivery) {
@@ -137,10 +133,7 @@ func TestSequencesOfAStreamMadeAnew(t *testing.T) {
 func (e *env) faraway(cfg fluxnats.Config) (src *fluxnats.Source, away func(func())) {
 	e.Helper()
 	l := new(line)
-	nc := e.dial(l)
-	e.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	e.must(err)
+	js := e.jetStream(e.dial(l))
 	return e.sourceOn(js, cfg), func(f func()) {
 		l.down.Store(true)
 		l.fail()
@@ -209,10 +202,7 @@ func TestAcknowledgementsBeforeAnError(t *testing.T) {
 			e.source(fluxnats.Config{}, fluxnats.Layout{})
 			e.publish(20)
 			var l line
-			nc := e.dial(&l, nats.ReconnectBufSize(-1), nats.ReconnectWait(10*time.Millisecond))
-			defer nc.Close()
-			js, err := jetstream.New(nc)
-			e.must(err)
+			js := e.jetStream(e.dial(&l, nats.ReconnectBufSize(-1), nats.ReconnectWait(10*time.Millisecond)))
 			var seen tally
 			in := &failing{intake: newIntake(30, func(ctx context.Context, d delivery) {
 				time.Sleep(time.Second)

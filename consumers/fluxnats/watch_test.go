@@ -152,10 +152,7 @@ func TestWatchIsConfirmed(t *testing.T) {
 		l := line{after: func(b []byte) bool {
 			return bytes.Contains(b, []byte("HPUB dlq.")) && lost.Add(1) == 1
 		}}
-		nc := e.dial(&l)
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		e.must(err)
+		js := e.jetStream(e.dial(&l))
 		src := e.sourceOn(js, fluxnats.Config{})
 		w := e.watch(src, fluxnats.WatchConfig{Create: true})
 		e.publish(5)
