@@ -77,8 +77,8 @@ func (r *run) found(f facts) {
 		}
 	}
 	r.unsure = false
-	if f.reconnects == r.reconnects {
-		r.cautiousTill = 0
+	if f.reconnects >= r.reconnects {
+		r.reconnects, r.cautiousTill = f.reconnects, 0
 	}
 	r.facts.Store(&f)
 	r.mu.Unlock()

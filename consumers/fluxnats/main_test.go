@@ -430,6 +430,14 @@ func (c *tally) exactly(tb testing.TB, n int) {
 	}
 }
 
+// orRelease fails the test and lets the message go if settling failed.
+func (e *env) orRelease(d stream.Delivery[*fluxnats.Msg], err error) {
+	e.Helper()
+	if e.must(err); err != nil {
+		d.Release()
+	}
+}
+
 // must fails the test if settling failed.
 func (e *env) must(err error) {
 	e.Helper()

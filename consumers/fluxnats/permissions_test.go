@@ -109,9 +109,9 @@ func TestPermissionsThatRunNeeds(t *testing.T) {
 						seen.add(d.Message())
 						e.must(d.Ack(ctx))
 					case string(d.Message().Data()) == "1":
-						e.must(d.Defer(ctx, stream.Deferral{Until: time.Now().Add(time.Second), Deferrals: 1}))
+						e.orRelease(d, d.Defer(ctx, stream.Deferral{Until: time.Now().Add(time.Second), Deferrals: 1}))
 					default:
-						e.must(d.DeadLetter(ctx, stream.Letter{Reason: stream.ReasonPermanent}))
+						e.orRelease(d, d.DeadLetter(ctx, stream.Letter{Reason: stream.ReasonPermanent}))
 					}
 				}))
 				switch missing {
