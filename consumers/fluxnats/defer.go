@@ -21,14 +21,14 @@ import (
 // one of the message that has its sequence now. Such a message is gone, as its
 // stream is.
 func (d *delivery) Defer(ctx context.Context, f stream.Deferral) error {
-	if d.foreign.Load() {
+	switch gone, err := d.gone(); {
+	case err != nil:
+		return fmt.Errorf("fluxnats: defer %s: %w", d.msg.ID(), err)
+	case gone:
 		d.settled(true)
 		return nil
 	}
 	if !d.copied {
-		if err := d.r.sure(); err != nil {
-			return fmt.Errorf("fluxnats: defer %s: %w", d.msg.ID(), err)
-		}
 		if d.r.set.NakDeferrals {
 			return d.nak(ctx, f)
 		}

@@ -121,11 +121,11 @@ func (d *delivery) done(ctx context.Context, verdict []byte) error {
 
 // confirm sends a verdict and waits for the server to confirm it.
 func (d *delivery) confirm(ctx context.Context, verdict []byte) error {
-	if d.foreign.Load() {
-		return nil
-	}
-	if err := d.r.sure(); err != nil {
+	switch gone, err := d.gone(); {
+	case err != nil:
 		return fmt.Errorf("fluxnats: settle %s: %w", d.msg.ID(), err)
+	case gone:
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()

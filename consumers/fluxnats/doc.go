@@ -114,7 +114,7 @@
 // Messages of a stream that is deleted and made again while they are held are gone
 // with it: they can still become dead letters, and no verdict on one of them goes
 // to the new stream, where another message has its sequence. Nothing is settled
-// while the connection is lost, nor for up to two seconds after that, until the
+// while the connection is lost, nor for up to five seconds after that, until the
 // stream has been looked at. What cannot be told apart is settled in the new stream:
 // what is acknowledged within two seconds of the deletion while the gate is full, as
 // it may be noticed no sooner, and what is left to be settled when Run ends while the

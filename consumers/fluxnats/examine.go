@@ -16,7 +16,11 @@ const recreateTime = 30 * time.Second
 // cautious is how long after a reconnect verdicts wait at most until the stream has
 // been looked at: longer would keep messages from being settled while the servers
 // have other troubles.
-const cautious = 2 * time.Second
+const cautious = 5 * time.Second
+
+// examineTimeout is how long an answer is waited for at first. A request that went
+// to a server which is gone by now must not keep the next one waiting for long.
+const examineTimeout = time.Second
 
 // errUnsure is that the consumer was deleted or the connection lost, and that it is
 // not yet known whether the stream was made anew since.
@@ -27,6 +31,7 @@ var errUnsure = errors.New("it is being looked at whether the stream is still th
 // unfit, or gone for longer than it takes to make it again.
 func (r *run) examine(ctx context.Context) {
 	var gone time.Duration // since when it is, if it is
+	patience := examineTimeout
 	for {
 		select {
 		case <-ctx.Done():
@@ -36,13 +41,15 @@ func (r *run) examine(ctx context.Context) {
 		if !r.nc.IsConnected() {
 			continue
 		}
-		f, err := r.src.inspect(ctx)
+		limited, cancel := context.WithTimeout(ctx, patience)
+		f, err := r.src.inspect(limited)
+		cancel()
 		missing := errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound)
 		switch now := r.now(); {
 		case err == nil:
 			r.src.fit(&f, r.in)
 			r.found(f)
-			gone = 0
+			gone, patience = 0, examineTimeout
 		case missing && gone == 0:
 			gone = now
 			r.set.log.Warn("waiting for what is gone to be made again", "for", recreateTime, "error", err)
@@ -52,6 +59,11 @@ func (r *run) examine(ctx context.Context) {
 			return
 		case ctx.Err() == nil:
 			r.set.log.Warn("the consumer cannot be examined", "error", err)
+			patience = min(2*patience, answerTimeout)
+			if r.sure() != nil {
+				time.Sleep(ackRetry)
+				poke(r.doubt)
+			}
 		}
 	}
 }
@@ -109,4 +121,17 @@ func (r *run) sure() error {
 		return errUnsure
 	}
 	return nil
+}
+
+// gone reports whether the stream that d came from is known to be gone, or returns
+// an error while that cannot be said.
+func (d *delivery) gone() (bool, error) {
+	if d.foreign.Load() {
+		return true, nil
+	}
+	if err := d.r.sure(); err != nil {
+		return false, err
+	}
+	// It may have become sure only now, by finding that out.
+	return d.foreign.Load(), nil
 }
