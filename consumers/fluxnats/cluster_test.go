@@ -147,7 +147,7 @@ func (c *cluster) prepare(s failover) *flow {
 			return err
 		}
 		for _, info := range []*jetstream.ClusterInfo{consumer.CachedInfo().Cluster, stream.CachedInfo().Cluster} {
-			if info.Leader == "" || len(info.Replicas) != 2 || !info.Replicas[0].Current || !info.Replicas[1].Current {
+			if info == nil || info.Leader == "" || len(info.Replicas) != 2 || !info.Replicas[0].Current || !info.Replicas[1].Current {
 				return fmt.Errorf("not settled: %+v", info)
 			}
 		}
@@ -251,7 +251,7 @@ func (f *flow) leader() time.Time {
 		ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 		defer cancel()
 		con, err := js.Consumer(ctx, f.name, "c")
-		if err == nil && con.CachedInfo().Cluster.Leader == "" {
+		if err == nil && (con.CachedInfo().Cluster == nil || con.CachedInfo().Cluster.Leader == "") {
 			err = errors.New("one that is none has answered")
 		}
 		return err
