@@ -74,8 +74,9 @@ func price(limit *gcra.Limit, n int64) int64 {
 	return int64(d.ResetAfter)
 }
 
-// last returns the turn of the newest in the queue.
-func (q *queue[K]) last() int64 { return q.due + q.behind }
+// last returns the turn of the newest in the queue. It is out of reach, as due is,
+// while a limit that denies everything takes the place of another.
+func (q *queue[K]) last() int64 { return addSat(q.due, q.behind) }
 
 // turn returns the turn of w, which waits in q. It costs a step for each one
 // before it.
@@ -83,7 +84,7 @@ func (q *queue[K]) turn(w *waiter[K]) int64 {
 	at := q.due
 	for v := q.head; v != w; {
 		v = v.next
-		at += price(q.rule.limit(), v.n)
+		at = addSat(at, price(q.rule.limit(), v.n))
 	}
 	return at
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -414,5 +415,51 @@ func TestSetDefaultLeavesOwnLimits(t *testing.T) {
 		if d, _ := lim.Check(t.Context(), k, 0); d.Remaining() != want {
 			t.Errorf("%s has %d left, want %d", k, d.Remaining(), want)
 		}
+	}
+}
+
+// Nobody is let through while a limit that denies everything takes the place of
+// another, and turns come that belong to neither.
+func TestSetDefaultToDenyAllWithWaiters(t *testing.T) {
+	lim := newLimiter(t, flux.Config[int]{Limit: gcra.PerSecond(20_000).WithBurst(1)})
+	for k := range 50_000 { // it takes a while to go over them
+		_, _ = lim.Debt(t.Context(), k, 100_000)
+	}
+	if _, err := lim.Debt(t.Context(), -1, 1000); err != nil { // some 50ms
+		t.Fatal(err)
+	}
+	var turns []<-chan flux.Result
+	for range 5000 {
+		turns = append(turns, lim.WaitAsync(t.Context(), -1, 1))
+	}
+	for len(turns[0]) == 0 {
+		runtime.Gosched()
+	}
+	var over atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for !over.Load() {
+			if d, err := lim.Check(t.Context(), -1, 1); err != nil || d.Allowed() {
+				t.Errorf("Check behind others: %+v, %v", d, err)
+				return
+			}
+		}
+	})
+	if err := lim.SetDefault(gcra.DenyAll(), 0); err != nil {
+		t.Error(err)
+	}
+	over.Store(true)
+	wg.Wait()
+	granted := 0
+	for _, turn := range turns {
+		switch res := <-turn; {
+		case res.Err == nil && res.Spent == 1:
+			granted++
+		case !errors.Is(res.Err, flux.ErrDenyAll):
+			t.Fatalf("%+v", res)
+		}
+	}
+	if granted == len(turns) {
+		t.Error("all turns had come before the change: the test shows nothing")
 	}
 }

@@ -445,38 +445,42 @@ func TestTurnBeforeLeaving(t *testing.T) {
 // However many come at once, for however many keys, no more wait than may.
 func TestMaxWaitersIsExact(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8)) // rooms
-	const rivals, trials = 2, 3000
-	var ready, over atomic.Int64
-	var parked [trials]atomic.Int64
+	const rivals, trials = 2, 1000
+	lim := newLimiter(t, flux.Config[int]{Limit: gcra.PerHour(1), MaxWaiters: 1})
+	for k := range rivals {
+		_, _ = lim.Check(t.Context(), k, 1)
+	}
+	var ready, came, gone atomic.Int64
 	meet := func(n *atomic.Int64, trial int) {
 		for n.Add(1); n.Load() < int64(rivals*(trial+1)); {
 			runtime.Gosched()
 		}
 	}
-	lims := make([]*flux.Limiter[int], trials)
-	for i := range lims {
-		lims[i] = newLimiter(t, flux.Config[int]{Limit: gcra.PerHour(1), MaxWaiters: 1})
-		for k := range rivals {
-			_, _ = lims[i].Check(t.Context(), k, 1)
-		}
-	}
+	var parked [trials]atomic.Int64
 	var wg sync.WaitGroup
 	for k := range rivals {
 		wg.Go(func() {
-			for trial, lim := range lims {
+			for trial := range trials {
+				ctx, cancel := context.WithCancel(t.Context())
 				meet(&ready, trial)
-				if len(lim.WaitAsync(t.Context(), k, 1)) == 0 {
+				ch := lim.WaitAsync(ctx, k, 1)
+				if len(ch) == 0 {
 					parked[trial].Add(1)
 				}
-				meet(&over, trial)
+				meet(&came, trial)
+				cancel()
+				<-ch
+				meet(&gone, trial)
 			}
 		})
 	}
 	wg.Wait()
-	for trial, lim := range lims {
+	for trial := range parked {
 		if n := parked[trial].Load(); n != 1 {
 			t.Fatalf("trial %d: %d wait, want 1", trial, n)
 		}
-		lim.Close()
+	}
+	if !lim.Idle() {
+		t.Error("something was left behind")
 	}
 }
