@@ -55,18 +55,19 @@ func (r *run[M]) waitsFor(t *tenant[M]) bool {
 // repay denies the newest n messages of t, and as many bytes of them, that wait
 // for their turn, or for others of their key.
 func (r *run[M]) repay(t *tenant[M], n int, bytes, now int64) {
-	// From the end of the queue first, and then from those of the keys.
 	turn := t.worked(int32(r.share()), now) // of the first, deny spaces out the others
-	first := t.queue.last
-	for ; first != nil && (n > 0 || bytes > 0); n-- {
-		bytes -= first.bytes
-		first = first.prev
+	// newest returns the first of those of a list that have to go, nil if there is
+	// none. All behind it go.
+	newest := func(l *list[M]) (first *entry[M]) {
+		for e := l.last; e != nil && (n > 0 || bytes > 0); e = e.prev {
+			first = e
+			bytes -= e.bytes
+			n--
+		}
+		return first
 	}
-	e := t.queue.first
-	if first != nil {
-		e = first.next
-	}
-	for e != nil {
+	// From the end of the queue first, and then from those of the keys.
+	for e := newest(&t.queue); e != nil; {
 		next := e.next
 		r.evict(e, ReasonShare, turn, now)
 		e = next
@@ -75,16 +76,7 @@ func (r *run[M]) repay(t *tenant[M], n int, bytes, now int64) {
 		if n <= 0 && bytes <= 0 {
 			break
 		}
-		first := k.blocked.last
-		for ; first != nil && (n > 0 || bytes > 0); n-- {
-			bytes -= first.bytes
-			first = first.prev
-		}
-		e := k.blocked.first
-		if first != nil {
-			e = first.next
-		}
-		for e != nil {
+		for e := newest(&k.blocked); e != nil; {
 			next := e.next
 			k.blocked.remove(e)
 			r.unpark(e, now)

@@ -61,8 +61,10 @@ func TestBatchSoak(t *testing.T) {
 
 // soak is one random scenario.
 type soak struct {
+	*streamtest.Rand // of what runs concurrently
+
 	t      *testing.T
-	rng    *rand.Rand
+	rng    *rand.Rand // of the scenario
 	cfg    stream.Config[*streamtest.Message]
 	limits map[string]gcra.Limit
 	names  []string
@@ -77,7 +79,6 @@ type soak struct {
 	skew atomic.Int64 // of the broker's clock
 
 	mu   sync.Mutex   // guards what follows
-	r    *rand.Rand   // of what runs concurrently
 	told stream.Stats // what the hooks say that there was
 }
 
@@ -109,7 +110,7 @@ func (s *soak) hooks() stream.Hooks {
 func newSoak(t *testing.T, seed uint64) *soak {
 	t.Helper()
 	s := &soak{
-		t: t, rng: rand.New(rand.NewPCG(seed, 1)), r: rand.New(rand.NewPCG(seed, 2)),
+		t: t, rng: rand.New(rand.NewPCG(seed, 1)), Rand: streamtest.NewRand(seed),
 		limits: make(map[string]gcra.Limit),
 	}
 	one := func(n int) bool { return s.rng.IntN(n) == 0 }
@@ -180,7 +181,7 @@ func newSoak(t *testing.T, seed uint64) *soak {
 	}
 	broker := streamtest.Config{Partitions: 1 + s.rng.IntN(4), Fault: s.fault, Eager: one(2), Tail: !s.keyed && one(2), Order: order}
 	if s.doubled {
-		broker.Duplicate = func(*streamtest.Message) bool { return s.chance(50) }
+		broker.Duplicate = func(*streamtest.Message) bool { return s.Chance(50) }
 	}
 	if s.skewed {
 		broker.Clock = func() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) }
@@ -189,27 +190,14 @@ func newSoak(t *testing.T, seed uint64) *soak {
 	return s
 }
 
-// chance is true once in n times, for what runs concurrently.
-func (s *soak) chance(n int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.r.IntN(n) == 0
-}
-
-func (s *soak) upTo(d time.Duration) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return time.Duration(s.r.Int64N(int64(d)))
-}
-
 func (s *soak) fault(op streamtest.Kind, m *streamtest.Message, try int) error {
-	if s.faults && s.chance(4) {
-		time.Sleep(s.upTo(200 * time.Millisecond))
+	if s.faults && s.Chance(4) {
+		time.Sleep(s.UpTo(200 * time.Millisecond))
 	}
-	if s.faults && s.chance(10) {
+	if s.faults && s.Chance(10) {
 		return errors.New("broker fault")
 	}
-	if s.lossy && s.chance(20) {
+	if s.lossy && s.Chance(20) {
 		return streamtest.ErrAnswerLost
 	}
 	return nil
@@ -226,15 +214,15 @@ func (s *soak) handle(ctx context.Context, m *streamtest.Message) error {
 		return nil
 	}
 	switch {
-	case s.chance(30):
+	case s.Chance(30):
 		return errors.New("failed")
-	case s.chance(100):
-		return stream.RetryLater(s.upTo(10*time.Second), errors.New("busy"))
-	case s.chance(150):
+	case s.Chance(100):
+		return stream.RetryLater(s.UpTo(10*time.Second), errors.New("busy"))
+	case s.Chance(150):
 		panic("handler panics")
-	case s.chance(200):
+	case s.Chance(200):
 		runtime.Goexit()
-	case s.chance(100):
+	case s.Chance(100):
 		return stream.Permanent(errors.New("broken"))
 	}
 	return nil
@@ -276,8 +264,8 @@ func (s *soak) run(messages int) {
 	if s.revokes {
 		helpers.Go(func() {
 			for ctx.Err() == nil {
-				time.Sleep(s.upTo(5 * time.Second))
-				s.broker.Revoke(int(s.upTo(time.Duration(s.partitions()))))
+				time.Sleep(s.UpTo(5 * time.Second))
+				s.broker.Revoke(int(s.UpTo(time.Duration(s.partitions()))))
 			}
 		})
 	}
@@ -288,17 +276,17 @@ func (s *soak) run(messages int) {
 	if s.skewed {
 		helpers.Go(func() {
 			for ctx.Err() == nil {
-				time.Sleep(s.upTo(5 * time.Second))
+				time.Sleep(s.UpTo(5 * time.Second))
 				// Back and forth, but never ahead: a broker in memory would bring a
 				// message back at once, time and again, while no time passes.
-				s.skew.Store(-int64(s.upTo(10 * time.Second)))
+				s.skew.Store(-int64(s.UpTo(10 * time.Second)))
 			}
 		})
 	}
 	for runs := 0; !s.done(); runs++ {
 		runCtx, stop := context.WithCancel(ctx)
 		if s.restarts && runs < 10 {
-			time.AfterFunc(s.upTo(10*time.Second), stop)
+			time.AfterFunc(s.UpTo(10*time.Second), stop)
 		}
 		if err := s.runGate(runCtx, gate); err != nil {
 			s.t.Errorf("run %d: %v", runs, err)
@@ -342,12 +330,12 @@ func (s *soak) handleBatch(ctx context.Context, batch []*stream.Item[*streamtest
 		s.t.Errorf("%d messages in a batch, want at most %d", len(batch), s.batch.Size)
 	}
 	for _, item := range batch {
-		if s.chance(3) {
+		if s.Chance(3) {
 			continue // it has the result of the batch
 		}
 		item.Done(s.handle(ctx, item.Message))
 	}
-	if s.failing && s.chance(20) {
+	if s.failing && s.Chance(20) {
 		return errors.New("all failed")
 	}
 	return nil
@@ -356,7 +344,7 @@ func (s *soak) handleBatch(ctx context.Context, batch []*stream.Item[*streamtest
 // watch looks at the gate at random instants when nothing more happens in them.
 func (s *soak) watch(ctx context.Context, gate *stream.Gate[*streamtest.Message]) {
 	for ctx.Err() == nil {
-		time.Sleep(s.upTo(100 * time.Millisecond))
+		time.Sleep(s.UpTo(100 * time.Millisecond))
 		synctest.Wait()
 		b := streamtest.Busy{Stats: gate.Stats(), Workers: s.cfg.Workers, TenantWorkers: s.cfg.TenantWorkers, Window: s.cfg.Window}
 		for _, name := range s.names {
@@ -382,7 +370,7 @@ func (s *soak) watch(ctx context.Context, gate *stream.Gate[*streamtest.Message]
 // look takes snapshots at any time.
 func (s *soak) look(ctx context.Context, gate *stream.Gate[*streamtest.Message]) {
 	for ctx.Err() == nil {
-		time.Sleep(s.upTo(time.Second))
+		time.Sleep(s.UpTo(time.Second))
 		snap := gate.Snapshot(3)
 		if snap.Settling < 0 || snap.Held > snap.Window || len(snap.ByWaited) > 3 || len(snap.ByDenied) > 3 {
 			s.t.Errorf("%+v", snap)
@@ -471,11 +459,11 @@ type remoteChecker struct {
 
 func (c *remoteChecker) Check(ctx context.Context, key string, n int64) (flux.Decision, error) {
 	select {
-	case <-time.After(c.soak.upTo(3 * time.Millisecond)):
+	case <-time.After(c.soak.UpTo(3 * time.Millisecond)):
 	case <-ctx.Done():
 		return flux.Decision{}, ctx.Err()
 	}
-	if c.soak.chance(50) {
+	if c.soak.Chance(50) {
 		return flux.Decision{}, errors.New("limiter fault")
 	}
 	return c.lim.Check(ctx, key, n)

@@ -41,7 +41,9 @@ func TestGateSoak(t *testing.T) {
 // gateSoak is one random scenario.
 type gateSoak struct {
 	*env
-	rng    *rand.Rand
+	*streamtest.Rand // of what runs concurrently
+
+	rng    *rand.Rand // of the scenario
 	limits map[string]gcra.Limit
 	rec    *recorder
 	src    *fluxnats.Source
@@ -49,15 +51,12 @@ type gateSoak struct {
 	gate   *stream.Gate[*fluxnats.Msg]
 
 	restarts, breaks, slow, lossy, anew, stops, naks, keyed, failing bool
-
-	mu sync.Mutex // guards what follows
-	r  *rand.Rand // of what runs concurrently
 }
 
 func newGateSoak(e *env, seed uint64) *gateSoak {
 	e.Helper()
 	s := &gateSoak{
-		env: e, rng: rand.New(rand.NewPCG(seed, 3)), r: rand.New(rand.NewPCG(seed, 4)),
+		env: e, rng: rand.New(rand.NewPCG(seed, 3)), Rand: streamtest.NewRand(seed),
 		limits: map[string]gcra.Limit{
 			"a": gcra.Unlimited(), "b": gcra.PerSecond(20).WithBurst(5), "c": gcra.PerSecond(2).WithBurst(2), "d": gcra.PerMinute(60).WithBurst(10),
 		},
@@ -110,19 +109,6 @@ func newGateSoak(e *env, seed uint64) *gateSoak {
 	return s
 }
 
-// chance is true once in n times, for what runs concurrently.
-func (s *gateSoak) chance(n int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.r.IntN(n) == 0
-}
-
-func (s *gateSoak) upTo(d time.Duration) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return time.Duration(s.r.Int64N(int64(d)))
-}
-
 // publish stores the messages one after another, through all restarts.
 func (s *gateSoak) publish() {
 	for _, m := range s.rec.messages {
@@ -139,7 +125,7 @@ func (s *gateSoak) publish() {
 			time.Sleep(100 * time.Millisecond)
 		}
 		if m.ID%30 == 0 {
-			time.Sleep(s.upTo(4 * time.Second))
+			time.Sleep(s.UpTo(4 * time.Second))
 		}
 	}
 }
@@ -152,11 +138,11 @@ func (s *gateSoak) handle(ctx context.Context, m *streamtest.Message) error {
 	}
 	if s.failing {
 		switch {
-		case s.chance(30):
+		case s.Chance(30):
 			return errors.New("failed")
-		case s.chance(60):
-			return stream.RetryLater(s.upTo(10*time.Second), errors.New("busy"))
-		case s.chance(60):
+		case s.Chance(60):
+			return stream.RetryLater(s.UpTo(10*time.Second), errors.New("busy"))
+		case s.Chance(60):
 			return stream.Permanent(errors.New("broken"))
 		}
 	}
@@ -166,8 +152,8 @@ func (s *gateSoak) handle(ctx context.Context, m *streamtest.Message) error {
 // weaken makes settling slow, and the line lose acknowledgements and copies.
 func (s *gateSoak) weaken() {
 	s.rec.pause = func() {
-		if s.slow && s.chance(5) {
-			time.Sleep(s.upTo(8 * time.Second))
+		if s.slow && s.Chance(5) {
+			time.Sleep(s.UpTo(8 * time.Second))
 		}
 	}
 	s.line.drop = func(b []byte) bool {
@@ -175,7 +161,7 @@ func (s *gateSoak) weaken() {
 			return false
 		}
 		for _, what := range []string{"+ACK", "PUB flux.defer.", "PUB dlq.", "+TERM", "-NAK", "MSG.NEXT"} {
-			if bytes.Contains(b, []byte(what)) && !bytes.Contains(b, []byte("SUB _INBOX")) && s.chance(8) {
+			if bytes.Contains(b, []byte(what)) && !bytes.Contains(b, []byte("SUB _INBOX")) && s.Chance(8) {
 				return true
 			}
 		}
@@ -186,29 +172,29 @@ func (s *gateSoak) weaken() {
 // trouble does what the scenario says until ctx ends.
 func (s *gateSoak) trouble(ctx context.Context) {
 	for range 6 {
-		time.Sleep(s.upTo(8 * time.Second))
+		time.Sleep(s.UpTo(8 * time.Second))
 		if ctx.Err() != nil {
 			return
 		}
-		if s.restarts && s.chance(2) {
+		if s.restarts && s.Chance(2) {
 			s.stop()
-			time.Sleep(s.upTo(2 * time.Second))
+			time.Sleep(s.UpTo(2 * time.Second))
 			s.start()
 		}
-		if s.breaks && s.chance(2) {
+		if s.breaks && s.Chance(2) {
 			s.line.down.Store(true)
 			s.line.fail()
-			time.Sleep(s.upTo(8 * time.Second))
+			time.Sleep(s.UpTo(8 * time.Second))
 			s.line.down.Store(false)
 		}
-		if s.anew && s.chance(3) {
+		if s.anew && s.Chance(3) {
 			con, err := s.js.Consumer(s.Context(), "S", "c")
 			if err != nil {
 				continue // the server has just come back, and has not found it yet
 			}
 			cfg := con.CachedInfo().Config
 			s.must(s.js.DeleteConsumer(s.Context(), "S", "c"))
-			time.Sleep(s.upTo(10 * time.Second))
+			time.Sleep(s.UpTo(10 * time.Second))
 			_, err = s.js.CreateConsumer(s.Context(), "S", cfg)
 			s.must(err)
 		}
@@ -239,7 +225,7 @@ func (s *gateSoak) run() {
 	for runs, over := 0, false; !over; runs++ {
 		runCtx, stop := context.WithCancel(ctx)
 		if s.stops && runs < 5 {
-			time.AfterFunc(time.Second+s.upTo(15*time.Second), stop)
+			time.AfterFunc(time.Second+s.UpTo(15*time.Second), stop)
 		} else {
 			over = true
 			helpers.Go(func() {
