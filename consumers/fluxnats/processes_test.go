@@ -17,8 +17,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// clusterTime is how long a cluster lives at most. It is less than the time that
-// CI gives these tests, so that no server outlives one that hangs.
+// clusterTime is how long a cluster lives at most. The two of these tests take less
+// than the time that CI gives them, so that no server outlives one that hangs.
 const clusterTime = 140 * time.Second
 
 // cluster is three nats-server processes that replicate between one another.
