@@ -9,7 +9,7 @@ import (
 
 // Key resolves key once, for callers that check the same key many times: a
 // check on a handle with the batch's time costs a few nanoseconds, a fraction of
-// a keyed one. A handle takes some 250 bytes beside its key and makes no key
+// a keyed one. A handle takes some 100 bytes beside its key and makes no key
 // tracked. It may be kept for as long as the caller likes, and used by any number
 // of goroutines at once. It follows every change of the key's limit.
 func (l *Limiter[K]) Key(key K) *Handle[K] {
