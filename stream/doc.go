@@ -47,8 +47,10 @@
 // a little early, and are admitted when they do. Messages that arrive meanwhile
 // come after them, unless they could run at once: no worker and no token is
 // left unused for the sake of that. Some may be where messages of a key have to
-// follow one that is away, or where the source brings them back later than half
-// of MaxWait after the time that they were deferred to, and has no others.
+// follow one that is away, and where the source has no others than such as it
+// brings back later than half of MaxWait after the time that they were deferred to,
+// or such as were deferred further than they had to be, because what they cost was
+// estimated too high, or because their limit was raised since.
 //
 // A message that waits here for longer than [Policy.MaxHold], and so holds back
 // the commits of its partition, is deferred as well, if others get on meanwhile.
@@ -74,7 +76,9 @@
 //     half of MaxWait and no more than a quarter of the window waits so, nor all
 //     but one of the places of their tenant, nor three quarters of those of their
 //     partition, and are deferred behind it otherwise. However often they are, it counts as one deferral.
-//   - A dead letter or a dropped message is over: the later ones go on.
+//   - A dead letter or a dropped message is over: the later ones go on. Where no
+//     handler has had it they may do so before the broker has confirmed it, so that
+//     one which is released or revoked by then comes again after them.
 //   - After a revocation, messages that come again go in their old order, before
 //     any later one that has not been started.
 //
