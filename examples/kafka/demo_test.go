@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/fluxlimiter/flux/examples/internal/program"
+	"github.com/fluxlimiter/flux/examples/internal/program/programtest"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 )
@@ -79,35 +80,31 @@ func TestFinal(t *testing.T) {
 }
 
 func TestRefusedCommandLines(t *testing.T) {
-	for _, tt := range []struct {
-		args []string
-		code int
-		want string
-	}{
-		{[]string{"-rate", "0"}, 2, "-rate 0: "},
-		{[]string{"-rate", "-1"}, 2, "-rate -1: "},
-		{[]string{"-rate", "1e3"}, 2, `"1e3" for flag -rate`},
-		{[]string{"-duration", "0"}, 2, "-duration 0s: "},
-		{[]string{"-duration", "2h"}, 2, "-duration 2h0m0s: "},
-		{[]string{"-topic", ""}, 2, `-topic "": `},
-		{[]string{"-group", ""}, 2, `-group "": `},
-		{[]string{"-brokers", ""}, 2, `"" for flag -brokers`},
-		{[]string{"-brokers", "a:1,,b:1"}, 2, `"a:1,,b:1" for flag -brokers`},
-		{[]string{"-fast"}, 2, "-fast"},
-		{[]string{"now"}, 2, `"now"`},
-		{[]string{"-brokers", "127.0.0.1:1"}, 1, "-brokers 127.0.0.1:1: "},
-		{[]string{"redrive"}, 2, `-from "": `},
-		{[]string{"redrive", "-from", "dlq", "-rate", "0"}, 2, "-rate 0: "},
-		{[]string{"redrive", "-from", "dlq", "-key", "("}, 2, `"(" for flag -key`},
-		{[]string{"redrive", "-from", "dlq", "more"}, 2, `"more"`},
-		{[]string{"redrive", "-from", "dlq", "-brokers", "127.0.0.1:1"}, 1, "-brokers 127.0.0.1:1: "},
-	} {
-		var stdout, stderr bytes.Buffer
-		code := program.Run(t.Context(), "kafka", run, tt.args, &stdout, &stderr)
-		if said := stderr.String(); code != tt.code || !strings.Contains(said, tt.want) || strings.Count(said, "\n") != 1 || stdout.Len() > 0 {
-			t.Errorf("%q: exit code %d, stderr %q, stdout %q", tt.args, code, said, stdout.String())
-		}
-	}
+	programtest.Refuse(t, "kafka", run, 2, map[string][]string{
+		"-rate 0: ":                    {"-rate", "0"},
+		"-rate -1: ":                   {"-rate", "-1"},
+		`"1e3" for flag -rate`:         {"-rate", "1e3"},
+		"-duration 0s: ":               {"-duration", "0"},
+		"-duration 2h0m0s: ":           {"-duration", "2h"},
+		`-topic "": `:                  {"-topic", ""},
+		`-group "": `:                  {"-group", ""},
+		`"" for flag -brokers`:         {"-brokers", ""},
+		`"a:1,,b:1" for flag -brokers`: {"-brokers", "a:1,,b:1"},
+		"-fast":                        {"-fast"},
+		`"now"`:                        {"now"},
+	})
+	programtest.Refuse(t, "kafka", run, 1, map[string][]string{
+		"-brokers 127.0.0.1:1: ": {"-brokers", "127.0.0.1:1"},
+	})
+	programtest.Refuse(t, "kafka", run, 2, map[string][]string{
+		`-from "": `:        {"redrive"},
+		"-rate 0: ":         {"redrive", "-from", "dlq", "-rate", "0"},
+		`"(" for flag -key`: {"redrive", "-from", "dlq", "-key", "("},
+		`"more"`:            {"redrive", "-from", "dlq", "more"},
+	})
+	programtest.Refuse(t, "kafka", run, 1, map[string][]string{
+		"-brokers 127.0.0.1:1: ": {"redrive", "-from", "dlq", "-brokers", "127.0.0.1:1"},
+	})
 	var help bytes.Buffer
 	if code := program.Run(t.Context(), "kafka", run, []string{"redrive", "-h"}, &help, io.Discard); code != 0 || !strings.Contains(help.String(), "-dry-run") {
 		t.Errorf("exit code %d, help\n%s", code, help.String())

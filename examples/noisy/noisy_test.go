@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fluxlimiter/flux/examples/internal/program"
+	"github.com/fluxlimiter/flux/examples/internal/program/programtest"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 	"github.com/fluxlimiter/flux/stream/streamtest"
@@ -120,12 +120,10 @@ func TestFiguresOfFIFO(t *testing.T) {
 	}
 }
 
-func TestBadArguments(t *testing.T) {
-	for want, args := range map[string][]string{"-x": {"-x"}, `"more"`: {"more"}, `-o ""`: {"-o", ""}} {
-		var stderr strings.Builder
-		code := program.Run(t.Context(), "noisy", run, args, io.Discard, &stderr)
-		if said := stderr.String(); code != 2 || !strings.Contains(said, want) || strings.Count(said, "\n") != 1 {
-			t.Errorf("%q: exit code %d, stderr %q", args, code, said)
-		}
-	}
+func TestRefusedCommandLines(t *testing.T) {
+	programtest.Refuse(t, "noisy", run, 2, map[string][]string{
+		"-x":     {"-x"},
+		`"more"`: {"more"},
+		`-o ""`:  {"-o", ""},
+	})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server/ats"
 
 	"github.com/fluxlimiter/flux/examples/internal/program"
+	"github.com/fluxlimiter/flux/examples/internal/program/programtest"
 )
 
 func TestMain(m *testing.M) {
@@ -64,31 +65,23 @@ func TestDemo(t *testing.T) {
 }
 
 func TestRefusedCommandLines(t *testing.T) {
-	for _, tt := range []struct {
-		args string
-		code int
-		want string
-	}{
-		{"-rate 0", 2, "-rate 0: "},
-		{"-rate 2000000", 2, "-rate 2000000: "},
-		{"-rate x", 2, `"x" for flag -rate`},
-		{"-nats nats://127.0.0.1:1", 2, `-stream "": `},
-		{"-nats=", 2, `"" for flag -nats`},
-		{"-stream DLQ", 2, `-stream "DLQ": `},
-		{"x", 2, `"x"`},
-		{"-unknown", 2, "-unknown"},
-		{"-subject a..", 2, `Subject = "a.."`},
-		{"-nats nats://127.0.0.1:1 -stream DLQ", 1, "-nats nats://127.0.0.1:1: cannot connect: "},
-	} {
-		var stdout, stderr bytes.Buffer
-		code := program.Run(t.Context(), "redrive", run, strings.Fields(tt.args), &stdout, &stderr)
-		said := stderr.String()
-		if code != tt.code || !strings.Contains(said, tt.want) || strings.Count(said, "\n") != 1 {
-			t.Errorf("%s: exit code %d, stderr %q", tt.args, code, said)
-		}
-		if code == 2 && strings.Contains(stdout.String(), "redriven") {
-			t.Errorf("%s: stdout %q", tt.args, stdout.String())
-		}
+	programtest.Refuse(t, "redrive", run, 2, map[string][]string{
+		"-rate 0: ":          {"-rate", "0"},
+		"-rate 2000000: ":    {"-rate", "2000000"},
+		`"x" for flag -rate`: {"-rate", "x"},
+		`-stream "": `:       {"-nats", "nats://127.0.0.1:1"},
+		`"" for flag -nats`:  {"-nats="},
+		`-stream "DLQ": `:    {"-stream", "DLQ"},
+		`"x"`:                {"x"},
+		"-unknown":           {"-unknown"},
+	})
+	programtest.Refuse(t, "redrive", run, 1, map[string][]string{
+		"-nats nats://127.0.0.1:1: cannot connect: ": {"-nats", "nats://127.0.0.1:1", "-stream", "DLQ"},
+	})
+	// This one the library refuses, when it is asked to redrive.
+	var refused bytes.Buffer
+	if code := program.Run(t.Context(), "redrive", run, []string{"-subject", "a.."}, io.Discard, &refused); code != 2 || !strings.Contains(refused.String(), `Subject = "a.."`) {
+		t.Errorf("exit code %d, stderr %q", code, refused.String())
 	}
 	var help bytes.Buffer
 	if err := run(t.Context(), []string{"-h"}, &help, io.Discard); !errors.Is(err, flag.ErrHelp) || !strings.Contains(help.String(), "-dry-run") {

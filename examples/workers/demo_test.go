@@ -11,6 +11,7 @@ import (
 
 	"github.com/fluxlimiter/flux/examples/internal/natsnode"
 	"github.com/fluxlimiter/flux/examples/internal/program"
+	"github.com/fluxlimiter/flux/examples/internal/program/programtest"
 	"github.com/fluxlimiter/flux/gcra"
 )
 
@@ -55,27 +56,19 @@ func TestDemo(t *testing.T) {
 }
 
 func TestRefusedCommandLines(t *testing.T) {
-	for _, tt := range []struct {
-		args string
-		code int
-		want string
-	}{
-		{"-rate 0", 2, "-rate 0: "},
-		{"-rate -7", 2, "-rate -7: "},
-		{"-rate 1000001", 2, "-rate 1000001: "},
-		{"-duration 0", 2, "-duration 0s: "},
-		{"-duration 2h", 2, "-duration 2h0m0s: "},
-		{"-nats=", 2, `"" for flag -nats`},
-		{"-fast", 2, "-fast"},
-		{"now", 2, `"now"`},
-		{"-nats nats://127.0.0.1:1", 1, "-nats nats://127.0.0.1:1: cannot connect: "},
-	} {
-		var stdout, stderr bytes.Buffer
-		code := program.Run(t.Context(), "workers", run, strings.Fields(tt.args), &stdout, &stderr)
-		if said := stderr.String(); code != tt.code || !strings.Contains(said, tt.want) || strings.Count(said, "\n") != 1 || stdout.Len() > 0 {
-			t.Errorf("%s: exit code %d, stderr %q, stdout %q", tt.args, code, said, stdout.String())
-		}
-	}
+	programtest.Refuse(t, "workers", run, 2, map[string][]string{
+		"-rate 0: ":          {"-rate", "0"},
+		"-rate -7: ":         {"-rate", "-7"},
+		"-rate 1000001: ":    {"-rate", "1000001"},
+		"-duration 0s: ":     {"-duration", "0"},
+		"-duration 2h0m0s: ": {"-duration", "2h"},
+		`"" for flag -nats`:  {"-nats="},
+		"-fast":              {"-fast"},
+		`"now"`:              {"now"},
+	})
+	programtest.Refuse(t, "workers", run, 1, map[string][]string{
+		"-nats nats://127.0.0.1:1: cannot connect: ": {"-nats", "nats://127.0.0.1:1"},
+	})
 }
 
 // An interrupt ends the program whenever it comes, and it says what it has seen
