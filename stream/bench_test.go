@@ -93,11 +93,23 @@ func benchGate(b *testing.B, limit gcra.Limit, hooks stream.Hooks) {
 		b.Fatal(err)
 	}
 	src := newBenchSource(1000, 1)
-	src.n = b.N + 10_000
+	src.n = b.N + warmUp
+	runBench(b, gate, src)
+	if n := src.settled.Load(); n != int64(src.n) {
+		b.Fatalf("%d settled, want %d", n, src.n)
+	}
+}
+
+// warmUp is how many messages are processed before the measurement begins.
+const warmUp = 10_000
+
+// runBench measures gate with what src delivers, and a handler that does nothing.
+func runBench[M any](b *testing.B, gate *stream.Gate[M], src stream.Source[M]) {
+	b.Helper()
 	b.ReportAllocs()
 	var count atomic.Int64
-	if err := gate.Run(b.Context(), src, func(context.Context, *benchMessage) error {
-		if count.Add(1) == 10_000 {
+	if err := gate.Run(b.Context(), src, func(context.Context, M) error {
+		if count.Add(1) == warmUp {
 			b.ResetTimer()
 		}
 		return nil
@@ -106,9 +118,6 @@ func benchGate(b *testing.B, limit gcra.Limit, hooks stream.Hooks) {
 	}
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "Mmsg/s")
-	if n := src.settled.Load(); n != int64(src.n) {
-		b.Fatalf("%d settled, want %d", n, src.n)
-	}
 }
 
 // logMessage is a message of a partition of a log.
@@ -178,19 +187,8 @@ func BenchmarkGateLog(b *testing.B) {
 		b.Fatal(err)
 	}
 	src := newLogSource(1000)
-	src.n = (b.N + 10_000 + len(src.partitions) - 1) / len(src.partitions)
-	b.ReportAllocs()
-	var count atomic.Int64
-	if err := gate.Run(b.Context(), src, func(context.Context, *logMessage) error {
-		if count.Add(1) == 10_000 {
-			b.ResetTimer()
-		}
-		return nil
-	}); err != nil {
-		b.Fatal(err)
-	}
-	b.StopTimer()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "Mmsg/s")
+	src.n = (b.N + warmUp + len(src.partitions) - 1) / len(src.partitions)
+	runBench(b, gate, src)
 	if n := src.settled.Load(); n != int64(src.n*len(src.partitions)) {
 		b.Fatalf("%d settled, want %d", n, src.n*len(src.partitions))
 	}

@@ -337,3 +337,48 @@ func TestEmptiedQueueHasPaid(t *testing.T) {
 		t.Errorf("%d messages of cost 100 beside 1000 of cost 1, want 10", big)
 	}
 }
+
+// TestFirstStartsAreSpread holds that tenants which appear together, after a
+// restart say, do not all go first whatever their weight: one of weight 1 among
+// twenty of weight 20 comes at any time within its first round, evenly over names,
+// and at the same for the same name.
+func TestFirstStartsAreSpread(t *testing.T) {
+	const heavy, weight, names = 20, 20, 400
+	turn := func(light string) (n int) {
+		s := stream.NewSched(0, 1)
+		s.Push(light, 1, 1, 0)
+		for i := range heavy {
+			s.Push(fmt.Sprint("heavy", i), weight, 1, 0)
+		}
+		for {
+			name, _, done, ok := s.Next(0)
+			if !ok {
+				t.Fatal("nobody is ready")
+			}
+			if name == light {
+				return n
+			}
+			s.Push(name, weight, 1, 0)
+			done()
+			n++
+		}
+	}
+	const round = heavy * weight
+	var quarters [4]int
+	for i := range names {
+		light := fmt.Sprint("light", i)
+		n := turn(light)
+		if again := turn(light); again != n {
+			t.Errorf("%s had turn %d, and then %d", light, n, again)
+		}
+		if n >= round+heavy {
+			t.Errorf("%s had turn %d, want it within the first round of %d", light, n, round)
+		}
+		quarters[min(n*4/round, 3)]++
+	}
+	for i, n := range quarters {
+		if n < names/8 || n > names/2 {
+			t.Errorf("%d of %d names came in quarter %d of the round, want about a fourth", n, names, i+1)
+		}
+	}
+}
