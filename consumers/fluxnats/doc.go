@@ -21,13 +21,12 @@
 // where a delayed negative acknowledgement would: a tenant with MaxAckPending
 // deferred messages would stop all others.
 //
-// The copy comes back under the subject of the original and with its payload,
-// never before its time
-// and up to a quarter of a second after it, as the server fires schedules at
-// most four times a second. It keeps payload and headers, but for headers that
-// begin with "Nats-", which are instructions to the server: they are dropped,
-// except for Nats-Msg-Id, which a handler may use as its key. These are added,
-// percent-encoded where they hold anything but printable ASCII:
+// The copy comes back under the subject of the original, never before its time and
+// up to a quarter of a second after it, as the server fires schedules at most four
+// times a second. It keeps payload and headers, but for headers that begin with
+// "Nats-", which are instructions to the server: they are dropped, except for
+// Nats-Msg-Id, which a handler may use as its key. These are added, percent-encoded
+// where they hold anything but printable ASCII:
 //
 //	Flux-Origin      stream and sequence of the first copy, as in ORDERS:17
 //	Flux-First-Seen  when that was published, RFC 3339 with nanoseconds
@@ -103,6 +102,11 @@
 // letters carry a message id made from the sequence of the message, so that one
 // that is published twice, because the confirmation was lost, is stored once
 // within the stream's duplicate window.
+//
+// What a server has confirmed may still be lost with the power: nats-server writes
+// its files to disk every two minutes, unless its sync_interval says "always" (see
+// jepsen.io/analyses/nats-2.12.1). A stream whose messages nobody could replace wants
+// that, or replicas that do not fail together.
 //
 // While a replicated consumer has no leader the server gives no messages to
 // anyone. A server that is shut down passes its leadership on at once; one that is

@@ -3,6 +3,7 @@ package fluxnats_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -404,4 +405,66 @@ func TestLateAcknowledgementIsConfirmed(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Who terminates a message and then stores its dead letter has neither if the
+// process ends in between: a work queue deletes what is terminated.
+func TestNaiveTermination(t *testing.T) {
+	bubble(t, func(e *env) {
+		c := e.naive(1, streamConfig{Retention: jetstream.WorkQueuePolicy}, consumerConfig{AckWait: time.Second})
+		m, err := c.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.must(m.TermWithReason("poison"))
+		time.Sleep(time.Minute)
+		if n := e.count("S", ">"); n != 0 {
+			t.Errorf("%d messages are left", n)
+		}
+	})
+}
+
+// The server says once that it abandons a message, to those who listen just then.
+func TestNaiveAdvisory(t *testing.T) {
+	bubble(t, func(e *env) {
+		c := e.naive(1, streamConfig{}, consumerConfig{AckWait: time.Second, MaxDeliver: 1})
+		if _, err := c.Next(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		sub, err := e.nc.SubscribeSync("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.S.c")
+		e.must(err)
+		if m, err := sub.NextMsg(time.Hour); err == nil {
+			t.Errorf("%s", m.Data)
+		}
+	})
+}
+
+// A copy that is published twice, because nobody knows whether the first got
+// through, comes twice, unless it has a message id.
+func TestNaiveCopyTwice(t *testing.T) {
+	for id, want := range map[string]int{"": 2, "S:1:d:c": 1} {
+		bubble(t, func(e *env) {
+			c := e.naive(0, streamConfig{AllowMsgSchedules: true}, consumerConfig{})
+			for i := range 2 {
+				m := schedule(time.Now().Add(time.Second))
+				m.Subject = fmt.Sprint("later.", i) // one schedule replaces another under the same
+				m.Header.Del("Nats-Msg-Id")
+				if id != "" {
+					m.Header.Set("Nats-Msg-Id", id)
+				}
+				e.send(m)
+			}
+			batch, err := c.Fetch(10, jetstream.FetchMaxWait(time.Minute))
+			e.must(err)
+			n := 0
+			for m := range batch.Messages() {
+				n++
+				e.must(m.Ack())
+			}
+			if n != want {
+				t.Errorf("id %q: came %d times", id, n)
+			}
+		})
+	}
 }

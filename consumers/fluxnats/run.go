@@ -17,7 +17,8 @@ import (
 )
 
 // run is one call of Run. The subscription's callback receives, feed delivers,
-// pull asks for more, tend watches over what is held and asked for.
+// pull asks for more, tend watches over what is held and asked for, acknowledge
+// sends acknowledgements, examine looks at the stream and the consumer.
 type run struct {
 	src   *Source
 	set   *settings
