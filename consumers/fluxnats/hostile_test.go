@@ -110,10 +110,10 @@ func TestServerRestartsInADrain(t *testing.T) {
 			n := number(d.Message().Data())
 			<-ctx.Done()
 			time.Sleep(time.Duration(n) * 250 * time.Millisecond) // before, while and after it is away
-			switch {
-			case n%4 == 0:
+			switch n % 4 {
+			case 0:
 				d.Release()
-			case n%4 == 1:
+			case 1:
 				for d.DeadLetter(context.WithoutCancel(ctx), stream.Letter{Reason: stream.ReasonPermanent}) != nil {
 					time.Sleep(100 * time.Millisecond)
 				}
