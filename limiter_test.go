@@ -99,9 +99,11 @@ func TestCheck(t *testing.T) {
 			if d, _ := check(1); d.Allowed() || d.RetryAfter != 2600*ms {
 				t.Errorf("%s in debt = %+v", name, d)
 			}
-			for _, err := range []error{lim.Refund(t.Context(), key, -1), h.RefundAt(lim.Now(), -1)} {
+			_, debt := lim.Debt(t.Context(), key, -1)
+			_, debtAt := h.DebtAt(lim.Now(), -1)
+			for _, err := range []error{lim.Refund(t.Context(), key, -1), h.RefundAt(lim.Now(), -1), debt, debtAt} {
 				if !errors.Is(err, gcra.ErrNegative) {
-					t.Errorf("negative refund: %v", err)
+					t.Errorf("negative refund or debt: %v", err)
 				}
 			}
 			time.Sleep(time.Minute)

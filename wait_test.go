@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"slices"
 	"strconv"
@@ -300,9 +301,19 @@ func TestTooManyWaiters(t *testing.T) {
 	})
 }
 
+// wantsContext is a hook that looks at the context.
+type wantsContext struct{ t *testing.T }
+
+func (w wantsContext) BeforeCheck(ctx context.Context, _ string, _ int64) {
+	if ctx == nil {
+		w.t.Error("a hook was given a nil context")
+	}
+}
+
+// A nil context is one that never ends.
 func TestNilContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(1)})
+		lim := newLimiter(t, flux.Config[string]{Limit: gcra.PerSecond(1), Hooks: []flux.Hook{wantsContext{t}}})
 		var ctx context.Context
 		if d, err := lim.Check(ctx, key, 1); err != nil || !d.Allowed() {
 			t.Errorf("Check = %+v, %v", d, err)
@@ -316,8 +327,26 @@ func TestNilContext(t *testing.T) {
 		if r, err := lim.Reserve(ctx, key, 1); err != nil || r.Delay() != time.Second {
 			t.Error(err)
 		}
+		if res := <-lim.CheckAsync(ctx, "other", 1); res.Err != nil || !res.Allowed() {
+			t.Errorf("CheckAsync = %+v", res)
+		}
+		if err := lim.Refund(ctx, "other", 1); err != nil {
+			t.Error(err)
+		}
+		if d, err := lim.Debt(ctx, "other", 1); err != nil || !d.Allowed() {
+			t.Errorf("Debt = %+v, %v", d, err)
+		}
+		if results, err := lim.CheckAll(ctx, requests("a", 1, "b", 1), flux.AllOrNothing); err != nil || !results[1].Allowed() {
+			t.Errorf("CheckAll = %+v, %v", results, err)
+		}
+		if d, err := flux.Wrap(lim, flux.Logging[string](slog.New(slog.DiscardHandler))).Check(ctx, "other", 1); err != nil || d.Allowed() {
+			t.Errorf("Check through a middleware = %+v, %v", d, err)
+		}
 		if _, err := lim.CleanupStale(ctx, 0); err != nil {
 			t.Error(err)
+		}
+		if res := <-lim.CleanupStaleAsync(ctx, 0); res.Err != nil {
+			t.Error(res.Err)
 		}
 		lim.StartCleanup(ctx, flux.Cleanup{})()
 		lim.Close()
