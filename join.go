@@ -79,8 +79,7 @@ func (r *room[K]) enter(ctx context.Context, key K, w *waiter[K], together bool)
 // is the case for most, and saves them a look at the clock.
 func (l *Limiter[K]) joinsTheEnd(ctx context.Context, q *queue[K], n int64) bool {
 	if l.cfg.MaxWait > 0 || l.cfg.LimitFor != nil || l.hooks.waits() ||
-		q.rule.terms != l.terms.Load() || n < 1 || n > q.rule.limit().Burst() ||
-		q.len >= l.cfg.MaxKeyWaiters || q.last() > maxAhead/2 {
+		n < 1 || n > q.rule.limit().Burst() || q.len >= l.cfg.MaxKeyWaiters || q.last() > maxAhead/2 {
 		return false
 	}
 	_, hurried := ctx.Deadline()

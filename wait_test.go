@@ -301,6 +301,42 @@ func TestTooManyWaiters(t *testing.T) {
 	})
 }
 
+// What cannot be waited for, and what need not, is answered at once behind others,
+// too.
+func TestBehindOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lim := drained(t, flux.Config[string]{Limit: gcra.PerSecond(10)})
+		first := lim.WaitAsync(t.Context(), key, 10)
+		short, cancel := context.WithTimeout(t.Context(), 1200*ms-1)
+		defer cancel()
+		for _, tt := range []struct {
+			n    int64
+			ctx  context.Context
+			want error
+		}{
+			{0, t.Context(), nil},
+			{-1, t.Context(), gcra.ErrNegative},
+			{11, t.Context(), gcra.ErrExceedsBurst},
+			{2, short, flux.ErrWaitTooLong},
+		} {
+			ch := lim.WaitAsync(tt.ctx, key, tt.n)
+			if len(ch) != 1 {
+				t.Fatalf("%d: no answer", tt.n)
+			}
+			if res := <-ch; !errors.Is(res.Err, tt.want) || res.Spent != 0 || res.Allowed() != (tt.want == nil) {
+				t.Errorf("%d: %+v, want %v", tt.n, res, tt.want)
+			}
+		}
+		last := lim.WaitAsync(t.Context(), key, 2)
+		if res := <-first; res.Err != nil || time.Duration(res.At) != time.Second {
+			t.Errorf("%+v", res)
+		}
+		if res := <-last; res.Err != nil || time.Duration(res.At) != 1200*ms || !lim.Idle() {
+			t.Errorf("%+v", res)
+		}
+	})
+}
+
 // wantsContext is a hook that looks at the context.
 type wantsContext struct{ t *testing.T }
 
