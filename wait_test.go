@@ -310,16 +310,20 @@ func TestBehindOthers(t *testing.T) {
 		short, cancel := context.WithTimeout(t.Context(), 1200*ms-1)
 		defer cancel()
 		for _, tt := range []struct {
-			n    int64
-			ctx  context.Context
-			want error
+			n       int64
+			hurried bool
+			want    error
 		}{
-			{0, t.Context(), nil},
-			{-1, t.Context(), gcra.ErrNegative},
-			{11, t.Context(), gcra.ErrExceedsBurst},
-			{2, short, flux.ErrWaitTooLong},
+			{0, false, nil},
+			{-1, false, gcra.ErrNegative},
+			{11, false, gcra.ErrExceedsBurst},
+			{2, true, flux.ErrWaitTooLong},
 		} {
-			ch := lim.WaitAsync(tt.ctx, key, tt.n)
+			ctx := t.Context()
+			if tt.hurried {
+				ctx = short
+			}
+			ch := lim.WaitAsync(ctx, key, tt.n)
 			if len(ch) != 1 {
 				t.Fatalf("%d: no answer", tt.n)
 			}
