@@ -75,7 +75,8 @@
 //     its handler asked for it, later ones wait here if it is due back within
 //     half of MaxWait and no more than a quarter of the window waits so, nor all
 //     but one of the places of their tenant, nor three quarters of those of their
-//     partition, and are deferred behind it otherwise. However often they are, it counts as one deferral.
+//     partition, and are deferred behind it otherwise. However often they are, it
+//     counts as one deferral, see [Policy.MaxDeferrals].
 //   - A dead letter or a dropped message is over: the later ones go on. Where no
 //     handler has had it they may do so before the broker has confirmed it, so that
 //     one which is released or revoked by then comes again after them.
@@ -100,7 +101,9 @@
 // # Faults
 //
 // A handler's error is an attempt, and tried again after [Policy.Backoff]; a
-// deferral is not an attempt, and each has a bound of its own. A settle that
+// deferral is not an attempt, and each has a bound of its own. While the handlers
+// of a tenant hang, what it has beyond its share of the window comes and goes,
+// each message about twice a minute, and is not given up for that. A settle that
 // fails is tried again until it succeeds, the message is revoked, or the drain
 // ends. See [Gate.Run] for the end, and [Config.Limiter] for a limiter that
 // cannot decide.
