@@ -1,6 +1,7 @@
 package fluxnats_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -156,7 +157,7 @@ func (d dialer) InProcessConn() (net.Conn, error) {
 type line struct {
 	down atomic.Bool            // new connections fail
 	cut  func(sent []byte) bool // reports what the line breaks at, instead of sending it
-	drop func(sent []byte) bool // reports what is lost on the way
+	drop func(sent []byte) bool // reports publications that are lost on the way
 
 	after func(sent []byte) bool // reports what the line breaks after
 
@@ -201,6 +202,17 @@ func (c *lineConn) Write(b []byte) (int, error) {
 		c.l.fail()
 	}
 	if c.l.drop != nil && c.l.drop(b) {
+		// Publications are lost. A subscription before them may share their write,
+		// depending on when the client's flusher runs, and gets through.
+		n := 0
+		for bytes.HasPrefix(b[n:], []byte("SUB ")) {
+			n += bytes.IndexByte(b[n:], '\n') + 1
+		}
+		if n > 0 {
+			if _, err := c.Conn.Write(b[:n]); err != nil {
+				return 0, err
+			}
+		}
 		return len(b), nil
 	}
 	if c.l.after != nil && c.l.after(b) {
