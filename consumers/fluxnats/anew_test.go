@@ -53,6 +53,21 @@ func deferred(ctx context.Context, d delivery) error {
 	return d.Defer(ctx, stream.Deferral{Deferrals: 1, Until: time.Now().Add(time.Hour)})
 }
 
+// untouched fails the test unless the ten messages of the new stream are with the
+// member that took them, and there are so many dead letters of the old ones.
+func (e *env) untouched(dead int) {
+	e.Helper()
+	if info := e.info(); info.NumAckPending != 10 || info.NumRedelivered != 0 {
+		e.Errorf("ack pending %d, redelivered %d", info.NumAckPending, info.NumRedelivered)
+	}
+	if n, copies := e.count("S", "in.>"), e.count("S", "flux.defer.>"); n != 10 || copies != 0 {
+		e.Errorf("%d messages of 10 and %d copies are in the new stream", n, copies)
+	}
+	if n := e.count("DLQ_S", ">"); n != dead {
+		e.Errorf("%d dead letters, want %d", n, dead)
+	}
+}
+
 // However a message is settled whose stream was deleted and made again while it
 // was held: that settles no message of the new stream, which has its sequence and
 // is with another member. With a full gate nobody tells the source of the deletion.
@@ -88,15 +103,7 @@ func TestVerdictsOnAStreamThatIsGone(t *testing.T) {
 					time.Sleep(5 * time.Second)
 					close(hold)
 					time.Sleep(10 * time.Second)
-					if info := e.info(); info.NumAckPending != 10 || info.NumRedelivered != 0 {
-						t.Errorf("ack pending %d, redelivered %d", info.NumAckPending, info.NumRedelivered)
-					}
-					if n, copies := e.count("S", "in.>"), e.count("S", "flux.defer.>"); n != 10 || copies != 0 {
-						t.Errorf("%d messages of 10 and %d copies are in the new stream", n, copies)
-					}
-					if n := e.count("DLQ_S", ">"); n != c.dead {
-						t.Errorf("%d dead letters, want %d", n, c.dead)
-					}
+					e.untouched(c.dead)
 					other.Stop()
 					close(end)
 					r.stop()
@@ -138,15 +145,7 @@ func TestVerdictsWhileTheStreamIsMadeAnewFarAway(t *testing.T) {
 					time.Sleep(time.Second)
 				})
 				time.Sleep(20 * time.Second)
-				if info := e.info(); info.NumAckPending != 10 || info.NumRedelivered != 0 {
-					t.Errorf("ack pending %d, redelivered %d", info.NumAckPending, info.NumRedelivered)
-				}
-				if n, copies := e.count("S", "in.>"), e.count("S", "flux.defer.>"); n != 10 || copies != 0 {
-					t.Errorf("%d messages of 10 and %d copies are in the new stream", n, copies)
-				}
-				if n := e.count("DLQ_S", ">"); n != c.dead {
-					t.Errorf("%d dead letters, want %d", n, c.dead)
-				}
+				e.untouched(c.dead)
 				r.stop()
 			})
 		})
