@@ -76,7 +76,8 @@ func (r *room[K]) enter(ctx context.Context, key K, w *waiter[K], together bool)
 
 // joinsTheEnd counts one more who waits for n tokens in q, where others do, if
 // nobody cares when the turn will be, and it is clear that there will be one. That
-// is the case for most, and saves them a look at the clock.
+// is the case for most, and saves them a look at the clock. A limit that is not the
+// queue's yet will be: whoever changes it tells those whose turn cannot come then.
 func (l *Limiter[K]) joinsTheEnd(ctx context.Context, q *queue[K], n int64) bool {
 	if l.cfg.MaxWait > 0 || l.cfg.LimitFor != nil || l.hooks.waits() ||
 		n < 1 || n > q.rule.limit().Burst() || q.len >= l.cfg.MaxKeyWaiters || q.last() > maxAhead/2 {
