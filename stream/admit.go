@@ -288,10 +288,10 @@ func (r *run[M]) denyAs(e *entry[M], v Verdict, reason Reason, turn, now int64) 
 	_, d := r.predict(t, 0, now)
 	interval := r.interval(t, d, e.cost)
 	switch away := r.surplusAway(t, d, now); {
-	case e.key != nil && e.deferrals > 0:
-		// Those that follow it are to come back soon after the turn that it had:
-		// at the end of the line it would hold them all up. It comes after those
-		// that came back and found no place like itself.
+	case e.key != nil && (e.deferrals > 0 || e.key.away.follows(e.order)):
+		// Those that follow it are to come back soon after the turn that it had, or
+		// are deferred already: at the end of the line it would hold them all up. It
+		// comes after those that came back and found no place like itself.
 		if reason != ReasonOrder {
 			turn = max(turn, min(t.again, now+never)+interval)
 			t.again = turn

@@ -37,6 +37,11 @@ func (a *away) before(order int64) int {
 // precedes reports whether one comes before order.
 func (a *away) precedes(order int64) bool { return a.len() > 0 && a.slots[a.free].order < order }
 
+// follows reports whether one comes after order.
+func (a *away) follows(order int64) bool {
+	return a.len() > 0 && a.slots[len(a.slots)-1].order > order
+}
+
 // lastBefore returns the latest time that one before order was deferred to.
 func (a *away) lastBefore(order int64) int64 {
 	i := a.before(order)

@@ -76,6 +76,41 @@ func TestKeyedBacklogOfASmallShare(t *testing.T) {
 	}
 }
 
+// TestKeyedBacklogOfFewKeys holds that a message of a key which loses its place to
+// one that it follows does not go to the end of the line: all those of its key that
+// are deferred to earlier times would have to follow it there, and the limit would
+// be left to the other keys.
+func TestKeyedBacklogOfFewKeys(t *testing.T) {
+	for seed := range uint64(5) {
+		synctest.Test(t, func(t *testing.T) {
+			const n, rate = 800, 20
+			s := newScene(t, limits{"a": gcra.PerSecond(rate).WithBurst(rate)}, stream.Config[*message]{})
+			var err error
+			if s.gate, err = stream.New(stream.Config[*message]{
+				Limiter:  s.lim,
+				Tenant:   func(m *message) string { return m.Tenant },
+				OrderKey: func(m *message) string { return m.Key },
+				Window:   64,
+			}); err != nil {
+				t.Fatal(err)
+			}
+			rng := rand.New(rand.NewPCG(seed, 2))
+			for range n {
+				s.broker.Publish(message{Tenant: "a", Key: fmt.Sprint(rng.IntN(3))})
+			}
+			took := s.run()
+			h := s.broker.History()
+			s.check(h)
+			if err := h.KeyOrder(); err != nil {
+				t.Error(err)
+			}
+			if want := n * time.Second / rate; took > want*102/100 {
+				t.Errorf("seed %d: took %v, want %v", seed, took, want)
+			}
+		})
+	}
+}
+
 // TestFollowingIsNotCounted holds that a message may follow others of its key
 // for as long as they are away, and be deferred for it any number of times.
 func TestFollowingIsNotCounted(t *testing.T) {
