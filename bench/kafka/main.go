@@ -7,8 +7,10 @@
 //	go -C bench run ./kafka -quick                  # once and small, to see that it works
 //
 // Each peer takes the same messages, of 200 bytes without compression and 1,000 keys
-// in 8 partitions, as the only member of a fresh group, fetches up to 1 MiB of a
-// partition at once, and commits every quarter of a second and at its end. Throughput
+// in 8 partitions, as the only member of a fresh group, asks for up to 1 MiB of a
+// partition at once, which is what flux, Sarama and franz-go do by default and what
+// the Reader is told, and commits every quarter of a second and at its end. franz-go
+// and Sarama ask for several partitions in one request, the others for one. Throughput
 // is that from the first message to the last; it hangs on how busy the machine is,
 // and on the broker, and so does its ratio, which is that of two neighbours in one
 // round. CPU time is the client's alone, of its whole life, the joining and the last
@@ -22,7 +24,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/fluxlimiter/flux/bench/internal/cputime"
+	"github.com/fluxlimiter/flux/bench/internal/rounds"
 )
 
 const (
@@ -51,37 +53,27 @@ func main() {
 func run(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("kafka", flag.ContinueOnError)
 	brokers := flags.String("brokers", "", "addresses of a Kafka cluster, with commas between (default: one in memory)")
-	quick := flags.Bool("quick", false, "measure once and small")
-	rounds := flags.Int("rounds", 5, "samples of each figure")
-	messages := flags.Int("messages", 500_000, "messages of a sample")
-	if err := flags.Parse(args); err != nil {
+	size := rounds.Size{Rounds: 5, Messages: 500_000}
+	if err := size.Parse(flags, args); err != nil {
 		return err
 	}
-	if *quick {
-		*rounds, *messages = 1, 2000
-	}
-	if *rounds < 1 || *messages < 1 {
-		return fmt.Errorf("-rounds %d and -messages %d must be at least 1", *rounds, *messages)
-	}
 	ctx := context.Background()
-	c, err := open(ctx, *brokers, *messages)
+	c, err := open(ctx, *brokers, size.Messages)
 	if err != nil {
 		return err
 	}
 	defer c.close(ctx)
-	samples := make([][]sample, len(peers))
-	for round := range *rounds + 1 {
-		for i, p := range peers {
-			s, err := c.measure(ctx, p)
-			if err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
-			}
-			if round > 0 { // the first warms up
-				samples[i] = append(samples[i], s)
-			}
+	samples, err := rounds.Run(size.Rounds, peers, func(p peer) (sample, error) {
+		s, err := c.measure(ctx, p)
+		if err != nil {
+			return s, fmt.Errorf("%s: %w", p.name, err)
 		}
+		return s, nil
+	})
+	if err != nil {
+		return err
 	}
-	return report(out, samples, *messages)
+	return report(out, samples, size.Messages)
 }
 
 // cluster is a Kafka with a topic of messages.
@@ -178,23 +170,14 @@ func report(out io.Writer, samples [][]sample, n int) error {
 	_, err := fmt.Fprintf(out, "%d messages of 200 bytes, medians of %d rounds; CPU is the client's, without the broker's; ratios above 1 are better than %s.\n\n"+
 		"| | messages/s | ratio | CPU per message | ratio | committed at its end |\n|---|---|---|---|---|---|\n", n, len(samples[0]), peers[0].name)
 	for i, p := range peers {
-		rate := median(samples[i], func(_ int, s sample) float64 { return float64(n) / s.wall.Seconds() })
-		ratio := median(samples[i], func(round int, s sample) float64 { return samples[0][round].wall.Seconds() / s.wall.Seconds() })
-		cpu := median(samples[i], func(_ int, s sample) float64 { return float64(s.cpu.Nanoseconds()) / float64(n) / 1000 })
-		cheaper := median(samples[i], func(round int, s sample) float64 { return float64(samples[0][round].cpu) / float64(max(1, s.cpu)) })
-		committed := median(samples[i], func(_ int, s sample) float64 { return s.committed })
+		rate := rounds.Median(samples[i], func(_ int, s sample) float64 { return float64(n) / s.wall.Seconds() })
+		ratio := rounds.Median(samples[i], func(round int, s sample) float64 { return samples[0][round].wall.Seconds() / s.wall.Seconds() })
+		cpu := rounds.Median(samples[i], func(_ int, s sample) float64 { return float64(s.cpu.Nanoseconds()) / float64(n) / 1000 })
+		cheaper := rounds.Median(samples[i], func(round int, s sample) float64 { return float64(samples[0][round].cpu) / float64(max(1, s.cpu)) })
+		committed := rounds.Median(samples[i], func(_ int, s sample) float64 { return s.committed })
 		if err == nil {
 			_, err = fmt.Fprintf(out, "| %s | %.0f k | %.2f | %.2f µs | %.2f | %.0f %% |\n", p.name, rate/1000, ratio, cpu, cheaper, 100*committed)
 		}
 	}
 	return err
-}
-
-func median(samples []sample, value func(round int, s sample) float64) float64 {
-	values := make([]float64, len(samples))
-	for i, s := range samples {
-		values[i] = value(i, s)
-	}
-	slices.Sort(values)
-	return values[len(values)/2]
 }

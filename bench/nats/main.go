@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +28,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/fluxlimiter/flux/bench/internal/cputime"
+	"github.com/fluxlimiter/flux/bench/internal/rounds"
 )
 
 const (
@@ -45,42 +45,32 @@ func main() {
 
 func run(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("nats", flag.ContinueOnError)
-	quick := flags.Bool("quick", false, "measure once and small")
-	rounds := flags.Int("rounds", 7, "samples of each figure")
-	messages := flags.Int("messages", 50_000, "messages of a sample")
 	memory := flags.Bool("memory", false, "keep the streams in memory instead of files")
-	if err := flags.Parse(args); err != nil {
+	size := rounds.Size{Rounds: 7, Messages: 50_000}
+	if err := size.Parse(flags, args); err != nil {
 		return err
-	}
-	if *quick {
-		*rounds, *messages = 1, 2000
-	}
-	if *rounds < 1 || *messages < 1 {
-		return fmt.Errorf("-rounds %d and -messages %d must be at least 1", *rounds, *messages)
 	}
 	storage := jetstream.FileStorage
 	if *memory {
 		storage = jetstream.MemoryStorage
 	}
-	b, err := open(*messages, storage)
+	b, err := open(size.Messages, storage)
 	if err != nil {
 		return err
 	}
 	defer b.close()
 	ctx := context.Background()
-	samples := make([][]sample, len(peers))
-	for round := range *rounds + 1 {
-		for i, p := range peers {
-			s, err := b.measure(ctx, p)
-			if err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
-			}
-			if round > 0 { // the first warms up
-				samples[i] = append(samples[i], s)
-			}
+	samples, err := rounds.Run(size.Rounds, peers, func(p peer) (sample, error) {
+		s, err := b.measure(ctx, p)
+		if err != nil {
+			return s, fmt.Errorf("%s: %w", p.name, err)
 		}
+		return s, nil
+	})
+	if err != nil {
+		return err
 	}
-	return report(out, samples, *messages, storage)
+	return report(out, samples, size.Messages, storage)
 }
 
 // broker is an embedded server with a stream of messages.
@@ -185,21 +175,12 @@ func report(out io.Writer, samples [][]sample, n int, storage jetstream.StorageT
 		_, err = fmt.Fprint(out, "| | messages/s | ratio | CPU per message |\n|---|---|---|---|\n")
 	}
 	for i, p := range peers {
-		rate := median(samples[i], func(_ int, s sample) float64 { return float64(n) / s.wall.Seconds() })
-		ratio := median(samples[i], func(round int, s sample) float64 { return samples[0][round].wall.Seconds() / s.wall.Seconds() })
-		cpu := median(samples[i], func(_ int, s sample) float64 { return float64(s.cpu.Nanoseconds()) / float64(n) / 1000 })
+		rate := rounds.Median(samples[i], func(_ int, s sample) float64 { return float64(n) / s.wall.Seconds() })
+		ratio := rounds.Median(samples[i], func(round int, s sample) float64 { return samples[0][round].wall.Seconds() / s.wall.Seconds() })
+		cpu := rounds.Median(samples[i], func(_ int, s sample) float64 { return float64(s.cpu.Nanoseconds()) / float64(n) / 1000 })
 		if err == nil {
 			_, err = fmt.Fprintf(out, "| %s | %.0f k | %.2f | %.1f µs |\n", p.name, rate/1000, ratio, cpu)
 		}
 	}
 	return err
-}
-
-func median(samples []sample, value func(round int, s sample) float64) float64 {
-	values := make([]float64, len(samples))
-	for i, s := range samples {
-		values[i] = value(i, s)
-	}
-	slices.Sort(values)
-	return values[len(values)/2]
 }
