@@ -2,6 +2,7 @@ package stream_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -226,5 +227,12 @@ func TestNames(t *testing.T) {
 	}
 	if got := stream.Reason(99).String(); got != "reason(99)" {
 		t.Errorf("reason 99 is %q", got)
+	}
+	const want = `{"Outcome":"dead_letter","Reason":"max_deferrals"}`
+	if got, err := json.Marshal(struct {
+		Outcome stream.Outcome
+		Reason  stream.Reason
+	}{stream.DeadLetter, stream.ReasonDeferrals}); err != nil || string(got) != want {
+		t.Errorf("JSON is %s, %v, want %s", got, err, want)
 	}
 }

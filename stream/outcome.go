@@ -28,6 +28,9 @@ func (o Outcome) String() string {
 	return fmt.Sprintf("outcome(%d)", uint8(o))
 }
 
+// MarshalText returns the outcome's name, so that it stands in JSON and in logs.
+func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
 // Reason is why a message was not simply processed. Its names are stable: they
 // stand in headers, metrics and dashboards.
 type Reason uint8
@@ -78,3 +81,6 @@ func (r Reason) String() string {
 	}
 	return fmt.Sprintf("reason(%d)", uint8(r))
 }
+
+// MarshalText returns the reason's name, so that it stands in JSON and in logs.
+func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
