@@ -160,6 +160,9 @@ func TestKeyFlood(t *testing.T) {
 				admitted++
 			}
 		}
+		if n := lim.Live(); n != maxKeys {
+			t.Errorf("%d of %d keys owe tokens", n, maxKeys)
+		}
 		if s := lim.Stats(); admitted != burst || lim.Len() != maxKeys || s.Tracked != maxKeys || s.SharedCalls < 5000 || s.Evictions != 0 {
 			t.Errorf("the flood was given %d; %+v", admitted, s)
 		}
@@ -171,6 +174,9 @@ func TestKeyFlood(t *testing.T) {
 		// When those that were there are as good as new, they make room, and a
 		// new key begins from what the flood left behind.
 		time.Sleep(2 * time.Hour)
+		if n := lim.Live(); n != 0 || lim.Len() != maxKeys {
+			t.Errorf("%d of %d keys owe tokens after two hours", n, lim.Len())
+		}
 		for k := range 50 {
 			_, _ = lim.Check(t.Context(), 1000+k, 1)
 		}

@@ -38,6 +38,11 @@ func TestSweepInSteps(t *testing.T) {
 		if n := sweepAll(table, at-1, 500); n != 0 {
 			t.Errorf("%d forgotten a nanosecond early", n)
 		}
+		for at, want := range map[int64]int{at - 1: keys / 4 * (4 - second), at: keys / 4 * (3 - second)} {
+			if n := table.Live(at); n != want {
+				t.Errorf("%d live at %d ns, want %d", n, at, want)
+			}
+		}
 		const budget = 500
 		n, steps := sweep(at, budget)
 		if n != keys/4 {

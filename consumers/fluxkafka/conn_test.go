@@ -90,20 +90,21 @@ func TestRunEndsAtAnyTime(t *testing.T) {
 	for after := time.Duration(0); after < 6*time.Second; after = after*3/2 + 1 {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCluster(t, 2, kfake.SeedTopics(4, "t"))
+			defer time.Sleep(time.Second) // for answers that are still on their way
 			defer c.close()
 			c.produce("t", 0, 100, 10, 4)
 			// Each answer takes a while, so that there is much to cut off.
-			c.Control(func(kmsg.Request) (kmsg.Response, error, bool) {
-				c.KeepControl()
-				c.SleepControl(func() { time.Sleep(20 * time.Millisecond) })
-				return nil, nil, false
-			})
+			cfg := c.config("t")
+			cfg.Dialer.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := c.net.DialContext(ctx, network, addr)
+				return slowConn{conn}, err
+			}
 			h := newHistory()
 			handle := func(ctx context.Context, d delivery) error {
 				h.add(d.Message())
 				return d.Ack(ctx)
 			}
-			m := c.start(c.config("t"), handle)
+			m := c.start(cfg, handle)
 			time.Sleep(after)
 			began := time.Now()
 			m.stop()
@@ -114,7 +115,7 @@ func TestRunEndsAtAnyTime(t *testing.T) {
 				t.Error("a member still")
 			}
 			// It has left nothing behind that keeps the next one waiting.
-			m = c.start(c.config("t"), handle)
+			m = c.start(cfg, handle)
 			c.allCommitted("t", 30*time.Second)
 			m.stop()
 			if h.distinct() != 100 || h.duplicates() > 0 {
@@ -122,6 +123,15 @@ func TestRunEndsAtAnyTime(t *testing.T) {
 			}
 		})
 	}
+}
+
+// slowConn is a connection on which answers take a while.
+type slowConn struct{ net.Conn }
+
+func (c slowConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	time.Sleep(20 * time.Millisecond)
+	return n, err
 }
 
 // A coordinator that does not answer a kind of request is given up after a

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -180,9 +181,12 @@ func TestMessagesLargerThanAFetch(t *testing.T) {
 		}
 		cfg := c.config("t")
 		cfg.FetchBytes, cfg.WindowBytes = 100, 1000
+		var mu sync.Mutex
 		var got []int
 		m := c.start(cfg, func(ctx context.Context, d delivery) error {
+			mu.Lock()
 			got = append(got, len(d.Message().Value))
+			mu.Unlock()
 			time.Sleep(time.Second)
 			if n := d.Meta().Bytes; n < len(d.Message().Value) {
 				t.Errorf("%d bytes of a message of %d", n, len(d.Message().Value))
