@@ -109,9 +109,21 @@ func (g *generation) serve(fetching context.Context) error {
 			if err := g.session.watch(fetching); err != nil {
 				return err
 			}
+			g.lose()
 		}
 		if g.fenced.Load() {
 			return kafka.ErrGenerationEnded
+		}
+	}
+}
+
+// lose tells the partitions of a lane that was just found to be deleted.
+func (g *generation) lose() {
+	for _, p := range g.parts {
+		if g.session.missing[p.topic] == goneAfter {
+			p.mu.Lock()
+			p.lost = p.tracker.position > 0
+			p.mu.Unlock()
 		}
 	}
 }
@@ -292,7 +304,7 @@ func (p *partition) relocate(ctx context.Context, gone *outOfRangeError) error {
 	}
 	p.mu.Lock()
 	p.tracker.reset(to, nil)
-	p.dirty = true
+	p.dirty, p.lost = true, false
 	p.mu.Unlock()
 	s.stats.relocated.Add(1)
 	s.log.LogAttrs(ctx, slog.LevelError, "the log does not have the position any more", p.attr(), slog.Int64("position", gone.offset), slog.Int64("moved_to", to))

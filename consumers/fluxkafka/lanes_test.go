@@ -381,3 +381,44 @@ func TestTopicsOfOursDeleted(t *testing.T) {
 		}
 	})
 }
+
+// A lane that comes again is another log: nothing of it is skipped, even if it is
+// as long as the one that was deleted when it is first seen.
+func TestLaneComesAgainAsLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
+		defer c.close()
+		h := newHistory()
+		cfg := c.config("t")
+		cfg.Lanes = []time.Duration{time.Second}
+		const lane, n = "t.g.defer-1s", 10
+		m := c.start(cfg, func(ctx context.Context, d delivery) error {
+			if d.Message().Topic == "t" && d.Meta().Deferrals == 0 {
+				return d.Defer(ctx, stream.Deferral{Until: time.Now().Add(time.Second), Deferrals: 1})
+			}
+			h.add(d.Message())
+			return d.Ack(ctx)
+		})
+		c.produce("t", 0, n, 1, 1)
+		c.allCommitted("t", 30*time.Second)
+		c.allCommitted(lane, 30*time.Second)
+		c.must(c.DeleteTopic(lane))
+		time.Sleep(35 * time.Second) // it is known to be gone, and not yet made again
+		if c.TopicInfo(lane) != nil {
+			t.Error("the lane was made again too soon")
+		}
+		c.must(c.CreateTopic(lane, 1, nil))
+		c.produce(lane, n, 2*n+5, 1, 1)
+		c.eventually(time.Minute, func() error {
+			if h.distinct() != 2*n+5 {
+				return fmt.Errorf("handled %d", h.distinct())
+			}
+			return nil
+		})
+		c.allCommitted(lane, 10*time.Second)
+		if h.duplicates() > 0 {
+			t.Errorf("%d duplicates", h.duplicates())
+		}
+		m.stop()
+	})
+}

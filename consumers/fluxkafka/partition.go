@@ -37,6 +37,7 @@ type partition struct {
 	tried     []committedOffset // commits that were sent since, unconfirmed
 	stable    int64             // the log's end, as far as it can be read
 	fault     error             // why the last fetch failed
+	lost      bool              // the log was deleted: position is not in another, even if that is as long
 	oldest    int64             // the first offset not done, as of the last look
 	since     time.Time         // when it was first seen there
 	waiting   bool              // the goroutine waits for wake
@@ -141,7 +142,7 @@ func (p *partition) await(ctx context.Context, ok func() bool) bool {
 func (p *partition) fetch(ctx context.Context) (*fetchResponse, error) {
 	s := p.gen.session
 	p.mu.Lock()
-	offset := p.tracker.position
+	offset, lost := p.tracker.position, p.lost
 	p.mu.Unlock()
 	maxBytes := s.cfg.FetchBytes
 	if cap(p.buf) > 2*maxBytes {
@@ -155,7 +156,7 @@ func (p *partition) fetch(ctx context.Context) (*fetchResponse, error) {
 		}
 		p.buf, p.fetched = res.buf, time.Now()
 		switch {
-		case res.code == int16(kafka.OffsetOutOfRange):
+		case res.code == int16(kafka.OffsetOutOfRange), res.code == 0 && lost:
 			return nil, &outOfRangeError{offset: offset, logStart: res.logStart}
 		case res.code != 0:
 			return nil, kafka.Error(res.code)

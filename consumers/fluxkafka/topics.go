@@ -217,8 +217,13 @@ func (s *session) grow(ctx context.Context, counts map[string]int) error {
 }
 
 // goneAfter is how many looks in a row must miss a topic to believe that it was
-// deleted: a broker that starts knows little at first.
-const goneAfter = 3
+// deleted: a broker that starts knows little at first. remakeAfter is how many must
+// miss a topic of ours to make it again: one more, so that by then every member,
+// each with looks of its own, knows that the log is going to be another one.
+const (
+	goneAfter   = 3
+	remakeAfter = goneAfter + 1
+)
 
 // watch compares the topics with those of the layout, and makes lanes and
 // dead-letter topics again that were deleted, if that is allowed. It returns an
@@ -228,22 +233,22 @@ func (s *session) watch(ctx context.Context) error {
 	if err != nil {
 		return nil //nolint:nilerr // the next look will tell
 	}
-	gone := func(topic string) bool {
+	gone := func(topic string, after int) bool {
 		if topic == "" || counts[topic] > 0 {
 			delete(s.missing, topic)
 			return false
 		}
 		s.missing[topic]++
-		return s.missing[topic] >= goneAfter
+		return s.missing[topic] >= after
 	}
 	l, whole := s.layout.Load(), true
 	for topic := range l.partitions {
 		_, delay := l.laneOf(topic)
 		switch {
 		case delay > 0:
-			whole = !gone(topic) && whole
-		case !gone(topic):
-			whole = !gone(s.cfg.deadLetterTopic(topic)) && whole
+			whole = !gone(topic, remakeAfter) && whole
+		case !gone(topic, goneAfter):
+			whole = !gone(s.cfg.deadLetterTopic(topic), remakeAfter) && whole
 		case slices.Contains(s.cfg.Topics, topic):
 			return fmt.Errorf("%w: %q was deleted", ErrTopic, topic)
 		default:
