@@ -56,16 +56,22 @@ func newBenchSource(tenants, keys int) *benchSource {
 }
 
 func (s *benchSource) Run(ctx context.Context, in stream.Intake[*benchMessage]) error {
+	batch := make([]stream.Delivery[*benchMessage], 0, 16)
 	for i := 0; i < s.n; {
 		room, err := in.Room(ctx, s.n-i)
 		if err != nil {
 			return err
 		}
-		for range room {
-			if err := in.Deliver(ctx, &s.messages[i%len(s.messages)]); err != nil {
+		for room > 0 {
+			batch = batch[:min(room, cap(batch))]
+			for j := range batch {
+				batch[j] = &s.messages[i%len(s.messages)]
+				i++
+			}
+			if err := in.Deliver(ctx, batch...); err != nil {
 				return err
 			}
-			i++
+			room -= len(batch)
 		}
 	}
 	return nil
@@ -157,15 +163,18 @@ func (s *logSource) Run(ctx context.Context, in stream.Intake[*logMessage]) erro
 	var group errgroup.Group
 	for _, messages := range s.partitions {
 		group.Go(func() error {
+			batch := make([]stream.Delivery[*logMessage], 0, 100)
 			for i := 0; i < s.n; {
 				if _, err := in.Room(ctx, 100); err != nil {
 					return err
 				}
-				for range min(100, s.n-i) {
-					if err := in.Deliver(ctx, &messages[i%len(messages)]); err != nil {
-						return err
-					}
+				batch = batch[:min(100, s.n-i)]
+				for j := range batch {
+					batch[j] = &messages[i%len(messages)]
 					i++
+				}
+				if err := in.Deliver(ctx, batch...); err != nil {
+					return err
 				}
 			}
 			return nil

@@ -24,7 +24,7 @@ type ChanSource[M any] struct {
 	read    int64
 	held    int                    // messages that the gate has
 	away    heap[*chanDelivery[M]] // deferred ones, by when they are due
-	back    heap[*chanDelivery[M]] // released ones, and one that the gate did not take, by order
+	back    heap[*chanDelivery[M]] // released ones, by order
 	changed chan struct{}          // holds a token when held, away or back has changed
 }
 
@@ -65,6 +65,7 @@ func (s *ChanSource[M]) Run(ctx context.Context, in Intake[M]) error {
 		s.running = false
 		s.mu.Unlock()
 	}()
+	one := make([]Delivery[M], 1) // or each call would make another
 	for {
 		if _, err := in.Room(ctx, 1); err != nil {
 			break
@@ -73,10 +74,11 @@ func (s *ChanSource[M]) Run(ctx context.Context, in Intake[M]) error {
 		if d == nil {
 			break
 		}
-		if err := in.Deliver(ctx, d); err != nil {
-			d.end(func() { s.back.push(d, d.meta.Order) })
+		one[0] = d
+		if err := in.Deliver(ctx, one...); err != nil {
 			break
 		}
+		one[0] = nil // the next may be long in coming
 	}
 	// The end of ctx does not end what the gate still has to do.
 	for s.holds() {

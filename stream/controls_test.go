@@ -54,13 +54,15 @@ func (n *naive) Room(context.Context, int) (int, error) { return 1, nil }
 
 func (n *naive) Window(most int) int { return min(most, 1) }
 
-func (n *naive) Deliver(ctx context.Context, d stream.Delivery[*message]) error {
-	select {
-	case n.queue <- d:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+func (n *naive) Deliver(ctx context.Context, deliveries ...stream.Delivery[*message]) error {
+	for _, d := range deliveries {
+		select {
+		case n.queue <- d:
+		case <-ctx.Done():
+			d.Release()
+		}
 	}
+	return ctx.Err()
 }
 
 func (n *naive) Recall(<-chan struct{}) {}

@@ -103,26 +103,80 @@ func (q *intakeQueue[M]) recycle(b *blockedDeliver[M]) {
 	b.next, q.free = q.free, b
 }
 
+// turnSize is how many messages are admitted in one turn at most, so that no
+// turn is long.
+const turnSize = 16
+
 // Deliver implements [Intake].
-func (r *run[M]) Deliver(ctx context.Context, d Delivery[M]) error {
-	a := r.arrival(d)
+func (r *run[M]) Deliver(ctx context.Context, deliveries ...Delivery[M]) error {
+	if len(deliveries) == 1 { // without making room for others
+		arrivals := [1]arrival[M]{r.arrival(deliveries[0])}
+		return r.deliver(ctx, arrivals[:], nil)
+	}
+	return r.deliverAll(ctx, deliveries)
+}
+
+func (r *run[M]) deliverAll(ctx context.Context, deliveries []Delivery[M]) error {
+	var arrivals [turnSize]arrival[M]
+	for len(deliveries) > 0 {
+		n := min(len(deliveries), turnSize)
+		for i, d := range deliveries[:n] {
+			arrivals[i] = r.arrival(d)
+		}
+		deliveries = deliveries[n:]
+		if err := r.deliver(ctx, arrivals[:n], deliveries); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deliver takes arrivals in, or else releases those that it cannot take, and
+// others that were to come after them.
+func (r *run[M]) deliver(ctx context.Context, arrivals []arrival[M], others []Delivery[M]) error {
+	for len(arrivals) > 0 {
+		n, err := r.letIn(ctx, arrivals)
+		arrivals = arrivals[n:]
+		if err != nil {
+			for i := range arrivals {
+				arrivals[i].delivery.Release()
+			}
+			for _, d := range others {
+				d.Release()
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// letIn takes in as many arrivals as there is room for in one turn, and if there
+// is another it waits until that is in, too. It returns how many are.
+func (r *run[M]) letIn(ctx context.Context, arrivals []arrival[M]) (n int, err error) {
 	r.mu.Lock()
 	if r.stopped {
 		r.mu.Unlock()
-		return ErrStopped
+		return 0, ErrStopped
 	}
 	now := r.clock.now()
-	q := r.queue(&a, now)
-	if q == nil && r.blocked.n > 0 {
-		q = &r.blocked
+	var b *blockedDeliver[M]
+	for i := range arrivals {
+		a := &arrivals[i]
+		q := r.queue(a, now)
+		if q == nil && r.blocked.n > 0 {
+			q = &r.blocked
+		}
+		if q != nil {
+			b = q.push(*a)
+			break
+		}
+		r.admit(a, now)
+		n++
 	}
-	if q == nil {
-		r.admit(&a, now)
-		r.unlock(now)
-		return nil
-	}
-	b := q.push(a)
 	r.unlock(now)
+	if b == nil {
+		return n, nil
+	}
 
 	ended := ctx.Done()
 	for {
@@ -132,7 +186,10 @@ func (r *run[M]) Deliver(ctx context.Context, d Delivery[M]) error {
 			err := b.err
 			r.blocked.recycle(b)
 			r.mu.Unlock()
-			return err
+			if err == nil {
+				n++
+			}
+			return n, err
 		case <-ended:
 			ended = nil
 			r.mu.Lock()
@@ -140,7 +197,7 @@ func (r *run[M]) Deliver(ctx context.Context, d Delivery[M]) error {
 				q.remove(b)
 				r.blocked.recycle(b)
 				r.mu.Unlock()
-				return ctx.Err()
+				return n, ctx.Err()
 			}
 			// It was admitted in the same moment: its value is on the way.
 			r.mu.Unlock()

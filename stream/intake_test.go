@@ -3,6 +3,8 @@ package stream_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,8 +13,77 @@ import (
 	"github.com/fluxlimiter/flux/stream"
 )
 
+// TestDeliverMany holds that the messages of one call come in as those of many
+// calls do: in their order, as far as there is room, the next when there is. What
+// has not come in when the caller gives up, or the gate takes no more, is released.
+func TestDeliverMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil, stream.Config[*parcel]{Window: 2, TenantWindow: 2, Workers: 2}, func(context.Context, *parcel) error {
+			time.Sleep(time.Second)
+			return nil
+		})
+		deliver := func(ctx context.Context, tenant string, n int) <-chan error {
+			done := make(chan error, 1)
+			var deliveries []stream.Delivery[*parcel]
+			for _, p := range named(tenant, n) {
+				p.rig = r
+				deliveries = append(deliveries, p)
+			}
+			go func() {
+				done <- r.in.Deliver(ctx, deliveries...)
+				r.note("%s delivered", tenant)
+			}()
+			synctest.Wait()
+			return done
+		}
+		if err := <-deliver(t.Context(), "none", 0); err != nil {
+			t.Error(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		first, second := deliver(t.Context(), "a", 5), deliver(ctx, "b", 20)
+		r.want("0s none delivered", "0s a0 run", "0s a1 run")
+		time.Sleep(1500 * time.Millisecond)
+		// b0 waited before a3 did.
+		r.want("1s a0 ack", "1s a1 ack", "1s a2 run", "1s b0 run")
+		time.Sleep(time.Second)
+		r.want("2s a2 ack", "2s b0 ack", "2s a3 run", "2s b1 run")
+		cancel()
+		if err := <-second; !errors.Is(err, context.Canceled) {
+			t.Errorf("Deliver = %v", err)
+		}
+		got := r.taken()
+		for i := 2; i < 20; i++ {
+			if want := fmt.Sprintf("2.5s b%d released", i); !slices.Contains(got, want) {
+				t.Errorf("no %q in %q", want, got)
+			}
+		}
+		if len(got) != 19 {
+			t.Errorf("got %q, want 18 released and the return", got)
+		}
+		time.Sleep(time.Second)
+		if err := <-first; err != nil {
+			t.Error(err)
+		}
+		r.want("3s a3 ack", "3s b1 ack", "3s a4 run", "3s a delivered")
+		third := deliver(t.Context(), "c", 3)
+		r.want("3.5s c0 run")
+		r.stop()
+		if err := <-third; !errors.Is(err, stream.ErrStopped) {
+			t.Errorf("Deliver = %v at the drain", err)
+		}
+		r.want("3.5s c1 released", "3.5s c2 released", "3.5s c delivered")
+		if err := <-r.ended; err != nil {
+			t.Errorf("Run = %v", err)
+		}
+		r.want("4s a4 ack", "4.5s c0 ack")
+		if s := r.gate.Stats(); s.Processed != 8 || s.Released != 0 {
+			t.Errorf("Stats = %+v", s)
+		}
+	})
+}
+
 // TestDeliverBlocks holds that Deliver blocks while the window is full, lets
-// callers in as they came, and takes nothing from a caller that gave up.
+// callers in as they came, and releases what one had that gave up.
 func TestDeliverBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil, stream.Config[*parcel]{Window: 2, Workers: 2}, func(context.Context, *parcel) error {
@@ -43,7 +114,7 @@ func TestDeliverBlocks(t *testing.T) {
 		if err := errors.Join(<-first, <-third); err != nil {
 			t.Error(err)
 		}
-		r.want("0s second delivered", "1s a0 ack", "1s a1 ack", "1s first delivered", "1s first run", "1s third delivered", "1s third run")
+		r.want("0s second released", "0s second delivered", "1s a0 ack", "1s a1 ack", "1s first delivered", "1s first run", "1s third delivered", "1s third run")
 		r.stop()
 		if err := <-fourth; !errors.Is(err, stream.ErrStopped) {
 			t.Errorf("Deliver = %v at the drain", err)

@@ -48,7 +48,7 @@ func TestDrain(t *testing.T) {
 		if err := <-r.ended; err != nil {
 			t.Errorf("Run = %v", err)
 		}
-		r.want("1s slow ack", "1s k1 ack", "2s late released")
+		r.want("0s y released", "1s slow ack", "1s k1 ack", "2s late released")
 		if s := r.gate.Stats(); s.Released != 5 || s.Processed != 2 {
 			t.Errorf("Stats = %+v", s)
 		}

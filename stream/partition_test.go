@@ -50,7 +50,7 @@ func TestPartitionWindow(t *testing.T) {
 			t.Errorf("Deliver = %v", err)
 		}
 		r.deliver(inPartition("q", "q0"), inPartition("", "x0"), inPartition("", "x1"))
-		r.want("500ms p3 delivered", "500ms q0 run", "500ms x0 run", "500ms x1 run")
+		r.want("500ms p3 released", "500ms p3 delivered", "500ms q0 run", "500ms x0 run", "500ms x1 run")
 		// The window is full now, but q is not.
 		other := r.attempt(t.Context(), inPartition("q", "q1"))
 		r.want()

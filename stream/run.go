@@ -10,10 +10,11 @@ import (
 )
 
 // run is the state of one call of Run. Its mutex guards all that changes. It is
-// held for some hundred nanoseconds at a time, and never while a limiter that
-// may block, the source, a handler, a hook or a function of the configuration is
-// called, nor while anything is waited for. The one exception is a flux.Limiter,
-// whose LimitFor and hooks are called with it.
+// held for some hundred nanoseconds at a time, or for as many messages' worth of
+// them as come in together, 16 at most, and never while a limiter that may block,
+// the source, a handler, a hook or a function of the configuration is called, nor
+// while anything is waited for. The one exception is a flux.Limiter, whose LimitFor
+// and hooks are called with it.
 //
 // The code of a run is in: intake.go (messages come in), admit.go (what becomes
 // of them), pace.go (when they may come back), dispatch.go (they go to the

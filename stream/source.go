@@ -43,12 +43,13 @@ type Intake[M any] interface {
 	// the gate keeps free for other tenants would be none that the broker fills.
 	Window(most int) int
 
-	// Deliver hands a message over. It blocks while the gate's window is full, or
-	// the part of it that the message's partition may have, and so holds back the
-	// goroutine that calls it and no other. After a nil
-	// error the gate owns the message and will settle or release it; after an
-	// error, which is ctx's or [ErrStopped], it has not taken it.
-	Deliver(ctx context.Context, d Delivery[M]) error
+	// Deliver hands messages over, in their order. One call for those that came
+	// together costs less than one for each. It blocks while the gate's window is
+	// full, or the part of it that the next message's partition may have, and so
+	// holds back the goroutine that calls it and no other. The gate owns the
+	// messages from then on and settles or releases every one: after an error, which
+	// is ctx's or [ErrStopped], those that it could not take are released already.
+	Deliver(ctx context.Context, deliveries ...Delivery[M]) error
 
 	// Recall asks for messages back that will soon be revoked: those whose
 	// Revoked is that channel. What is parked is released at once; what a handler

@@ -281,7 +281,19 @@ func (g *gate) Recall(revoked <-chan struct{}) {
 	g.back[revoked] = true
 }
 
-func (g *gate) Deliver(ctx context.Context, d delivery) error {
+func (g *gate) Deliver(ctx context.Context, deliveries ...delivery) error {
+	for i, d := range deliveries {
+		if err := g.take(ctx, d); err != nil {
+			for _, d := range deliveries[i:] {
+				d.Release()
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *gate) take(ctx context.Context, d delivery) error {
 	for {
 		select {
 		case <-g.end:

@@ -81,8 +81,11 @@ func (shut) Room(ctx context.Context, _ int) (int, error) {
 
 func (shut) Window(int) int { return 1 }
 
-func (shut) Deliver(ctx context.Context, _ delivery) error {
+func (shut) Deliver(ctx context.Context, deliveries ...delivery) error {
 	<-ctx.Done()
+	for _, d := range deliveries {
+		d.Release()
+	}
 	return ctx.Err()
 }
 

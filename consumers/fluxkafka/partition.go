@@ -49,12 +49,16 @@ type partition struct {
 	// Of the goroutine alone.
 	batches batches
 	arena   arena
+	pending []stream.Delivery[*kafka.Message] // counted into the window, and not handed over yet
 	slab    []record
 	buf     []byte
 	fetched time.Time // when the last response came
 }
 
-const slabSize = 64
+const (
+	slabSize    = 64
+	pendingSize = 16
+)
 
 // run fetches and delivers until ctx ends or the gate takes no more. It returns
 // an error for what must end the source.
@@ -185,6 +189,15 @@ func (p *partition) deliver(ctx context.Context, in stream.Intake[*kafka.Message
 		p.gen.session.stats.mapsDropped.Add(1)
 	}
 	p.mu.Unlock()
+	more, err = p.decode(ctx, in)
+	if (more || err != nil) && !p.flush(ctx, in) {
+		return false, nil
+	}
+	return more, err
+}
+
+// decode is deliver without the last records, which are left in pending.
+func (p *partition) decode(ctx context.Context, in stream.Intake[*kafka.Message]) (more bool, err error) {
 	for {
 		b, err := p.batches.next()
 		if errors.Is(err, io.EOF) {
@@ -207,10 +220,7 @@ func (p *partition) deliver(ctx context.Context, in stream.Intake[*kafka.Message
 			if err != nil {
 				return false, err
 			}
-			if r == nil {
-				continue
-			}
-			if !p.hand(ctx, in, r) {
+			if r != nil && !p.hand(ctx, in, r) {
 				return false, nil
 			}
 		}
@@ -264,11 +274,12 @@ func (p *partition) take(ctx context.Context, b *batch, raw *rawRecord, offset i
 	return r, nil
 }
 
-// hand gives a held record to the gate. It returns false when the gate, or
-// this partition's time, is at its end; the record then stays held.
+// hand gives a held record to the gate, with some others or at the next flush. It
+// returns false when the gate, or this partition's time, is at its end.
 func (p *partition) hand(ctx context.Context, in stream.Intake[*kafka.Message], r *record) bool {
 	if r.state != stateOut {
-		if !p.room(ctx) {
+		// The others must not wait with it.
+		if !p.flush(ctx, in) || !p.room(ctx) {
 			return false
 		}
 		if r.stay != nil {
@@ -281,15 +292,19 @@ func (p *partition) hand(ctx context.Context, in stream.Intake[*kafka.Message], 
 		p.enter(r)
 		p.mu.Unlock()
 	}
-	if err := in.Deliver(ctx, r); err != nil {
-		p.mu.Lock()
-		r.state = stateHeld
-		p.out--
-		p.outBytes -= int(r.size)
-		p.mu.Unlock()
-		return false
+	p.pending = append(p.pending, r)
+	return len(p.pending) < pendingSize || p.flush(ctx, in)
+}
+
+// flush gives the pending records to the gate.
+func (p *partition) flush(ctx context.Context, in stream.Intake[*kafka.Message]) bool {
+	if len(p.pending) == 0 {
+		return true
 	}
-	return true
+	err := in.Deliver(ctx, p.pending...)
+	clear(p.pending)
+	p.pending = p.pending[:0]
+	return err == nil
 }
 
 // enter counts r into the window. The lock is held.
@@ -305,7 +320,7 @@ func (p *partition) redeliver(ctx context.Context, in stream.Intake[*kafka.Messa
 		p.mu.Lock()
 		if len(p.again) == 0 {
 			p.mu.Unlock()
-			return true
+			return p.flush(ctx, in)
 		}
 		old := p.again[0]
 		p.again = p.again[1:]

@@ -237,17 +237,20 @@ func (w *workers) Room(ctx context.Context, most int) (int, error) {
 	return max(1, min(w.room, most)), ctx.Err()
 }
 
-func (w *workers) Deliver(ctx context.Context, d stream.Delivery[*fluxnats.Msg]) error {
-	w.mu.Lock()
-	for w.room == 0 && ctx.Err() == nil {
-		w.cond.Wait()
-	}
-	if err := ctx.Err(); err != nil {
+func (w *workers) Deliver(ctx context.Context, deliveries ...stream.Delivery[*fluxnats.Msg]) error {
+	for i, d := range deliveries {
+		w.mu.Lock()
+		for w.room == 0 && ctx.Err() == nil {
+			w.cond.Wait()
+		}
+		if err := ctx.Err(); err != nil {
+			w.mu.Unlock()
+			releaseAll(deliveries[i:])
+			return err
+		}
+		w.room--
 		w.mu.Unlock()
-		return err
+		w.ch <- d
 	}
-	w.room--
-	w.mu.Unlock()
-	w.ch <- d
 	return nil
 }

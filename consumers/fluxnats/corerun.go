@@ -23,6 +23,8 @@ type coreRun struct {
 
 	lastError error // of the connection, before the run
 
+	one [1]stream.Delivery[*Msg] // of the callback alone: what it delivers, or each call would make a slice
+
 	parting chan struct{} // there is something in released
 	idle    chan struct{} // nothing is held any more, and nothing will be
 
@@ -137,11 +139,11 @@ func (r *coreRun) receive(ctx context.Context, m *nats.Msg) {
 	r.held++
 	r.mu.Unlock()
 	r.src.stats.received.Add(1)
-	if err := r.in.Deliver(ctx, d); err != nil {
-		d.Release()
-		if ctx.Err() == nil {
-			r.fail(fmt.Errorf("fluxnats: the gate takes no more: %w", err))
-		}
+	r.one[0] = d
+	err := r.in.Deliver(ctx, r.one[:]...)
+	r.one[0] = nil // the next may be long in coming
+	if err != nil && ctx.Err() == nil {
+		r.fail(fmt.Errorf("fluxnats: the gate takes no more: %w", err))
 	}
 }
 

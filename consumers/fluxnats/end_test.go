@@ -61,12 +61,14 @@ type stopped struct {
 	left int
 }
 
-func (s *stopped) Deliver(ctx context.Context, d delivery) error {
-	if s.left == 0 {
-		return stream.ErrStopped
+func (s *stopped) Deliver(ctx context.Context, deliveries ...delivery) error {
+	n := min(len(deliveries), s.left)
+	s.left -= n
+	if err := s.intake.Deliver(ctx, deliveries[:n]...); err != nil || n == len(deliveries) {
+		return err
 	}
-	s.left--
-	return s.intake.Deliver(ctx, d)
+	releaseAll(deliveries[n:])
+	return stream.ErrStopped
 }
 
 func TestGateStops(t *testing.T) {

@@ -73,9 +73,13 @@ type recordedIntake struct {
 	r *recorder
 }
 
-func (in recordedIntake) Deliver(ctx context.Context, d delivery) error {
-	in.r.note(streamtest.Event{Kind: streamtest.Delivered, Message: in.r.message(d.Message())})
-	return in.Intake.Deliver(ctx, &recordedDelivery{d, in.r})
+func (in recordedIntake) Deliver(ctx context.Context, deliveries ...delivery) error {
+	recorded := make([]delivery, len(deliveries))
+	for i, d := range deliveries {
+		in.r.note(streamtest.Event{Kind: streamtest.Delivered, Message: in.r.message(d.Message())})
+		recorded[i] = &recordedDelivery{d, in.r}
+	}
+	return in.Intake.Deliver(ctx, recorded...)
 }
 
 type recordedDelivery struct {

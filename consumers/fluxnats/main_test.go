@@ -357,20 +357,30 @@ func (in *intake) Room(ctx context.Context, most int) (int, error) {
 	return max(1, min(most, cap(in.slots)-len(in.slots))), ctx.Err()
 }
 
-func (in *intake) Deliver(ctx context.Context, d stream.Delivery[*fluxnats.Msg]) error {
-	select {
-	case in.slots <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
+func (in *intake) Deliver(ctx context.Context, deliveries ...stream.Delivery[*fluxnats.Msg]) error {
+	for i, d := range deliveries {
+		select {
+		case in.slots <- struct{}{}:
+		case <-ctx.Done():
+			releaseAll(deliveries[i:])
+			return ctx.Err()
+		}
+		in.mu.Lock()
+		in.most = max(in.most, len(in.slots))
+		in.mu.Unlock()
+		in.wg.Go(func() {
+			defer func() { <-in.slots }()
+			in.handle(ctx, d)
+		})
 	}
-	in.mu.Lock()
-	in.most = max(in.most, len(in.slots))
-	in.mu.Unlock()
-	in.wg.Go(func() {
-		defer func() { <-in.slots }()
-		in.handle(ctx, d)
-	})
 	return nil
+}
+
+// releaseAll is what becomes of messages that a gate does not take.
+func releaseAll(deliveries []stream.Delivery[*fluxnats.Msg]) {
+	for _, d := range deliveries {
+		d.Release()
+	}
 }
 
 // running is a source that runs.

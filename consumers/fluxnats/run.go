@@ -185,9 +185,14 @@ func (r *run) ended() bool {
 	}
 }
 
+// feedSize is how many messages are handed to the gate at once at most: while it
+// takes them they count as waiting, and no more are asked for.
+const feedSize = 16
+
 // feed hands what was received to the gate, in order.
 func (r *run) feed(ctx context.Context) {
 	var batch []*delivery
+	some := make([]stream.Delivery[*Msg], 0, feedSize)
 	for {
 		select {
 		case <-ctx.Done():
@@ -197,17 +202,23 @@ func (r *run) feed(ctx context.Context) {
 		r.mu.Lock()
 		batch, r.queue = r.queue, batch[:0]
 		r.mu.Unlock()
-		for i, d := range batch {
-			if err := r.in.Deliver(ctx, d); err != nil {
+		for part := range slices.Chunk(batch, feedSize) {
+			some = some[:len(part)]
+			for i, d := range part {
+				some[i], part[i] = d, nil
+			}
+			if err := r.in.Deliver(ctx, some...); err != nil {
 				r.fail(fmt.Errorf("fluxnats: the gate takes no more: %w", err))
-				for _, d := range batch[i:] {
-					d.Release()
+				for _, d := range batch {
+					if d != nil {
+						d.Release()
+					}
 				}
 				return
 			}
-			batch[i] = nil
+			clear(some)
 			r.mu.Lock()
-			r.waiting--
+			r.waiting -= len(part)
 			low := r.requests.low(r.waiting)
 			r.mu.Unlock()
 			if low {

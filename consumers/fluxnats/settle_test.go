@@ -187,11 +187,12 @@ type failing struct {
 
 var errBroken = errors.New("broken")
 
-func (f *failing) Deliver(ctx context.Context, d delivery) error {
+func (f *failing) Deliver(ctx context.Context, deliveries ...delivery) error {
 	if f.broken.Load() {
+		releaseAll(deliveries)
 		return errBroken
 	}
-	return f.intake.Deliver(ctx, d)
+	return f.intake.Deliver(ctx, deliveries...)
 }
 
 // What was acknowledged before Run ends by an error is acknowledged at the

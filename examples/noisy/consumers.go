@@ -98,13 +98,15 @@ func (q intake) Room(context.Context, int) (int, error) { return 1, nil }
 func (q intake) Window(int) int { return 1 }
 
 // Deliver implements [stream.Intake].
-func (q intake) Deliver(ctx context.Context, d stream.Delivery[*message]) error {
-	select {
-	case q <- d:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+func (q intake) Deliver(ctx context.Context, deliveries ...stream.Delivery[*message]) error {
+	for _, d := range deliveries {
+		select {
+		case q <- d:
+		case <-ctx.Done():
+			d.Release()
+		}
 	}
+	return ctx.Err()
 }
 
 // Recall implements [stream.Intake]. There is nothing to give back.

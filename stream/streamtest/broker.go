@@ -267,22 +267,31 @@ func (b *Broker) consume(ctx context.Context, in stream.Intake[*Message], i int)
 	}()
 
 	for {
+		room := 16
 		if !b.cfg.Eager {
-			if _, err := in.Room(ctx, 16); err != nil {
+			var err error
+			if room, err = in.Room(ctx, room); err != nil {
 				b.retire(p, &epochs)
 				return ignore(err)
 			}
 		}
-		d := b.take(ctx, p)
-		if d == nil {
+		// All that is there, if it has room.
+		var batch []stream.Delivery[*Message]
+		for len(batch) < room {
+			d := b.take(ctx, p, len(batch) == 0)
+			if d == nil {
+				break
+			}
+			if len(epochs) == 0 || epochs[len(epochs)-1] != d.epoch {
+				epochs = append(epochs, d.epoch)
+			}
+			batch = append(batch, d)
+		}
+		if len(batch) == 0 {
 			b.retire(p, &epochs)
 			return nil
 		}
-		if len(epochs) == 0 || epochs[len(epochs)-1] != d.epoch {
-			epochs = append(epochs, d.epoch)
-		}
-		if err := in.Deliver(ctx, d); err != nil {
-			d.Release()
+		if err := in.Deliver(ctx, batch...); err != nil {
 			b.retire(p, &epochs)
 			return ignore(err)
 		}
@@ -317,15 +326,15 @@ func (b *Broker) retire(p *partition, epochs *[]*epoch) {
 // clockCheck is how soon the broker notices that its clock was set.
 const clockCheck = time.Second
 
-// take waits for the next message of p that is due. It returns nil when ctx has
-// ended, or everything has been settled.
-func (b *Broker) take(ctx context.Context, p *partition) *delivery {
+// take returns the next message of p that is due. If it is to wait for one, it
+// returns nil only when ctx has ended, or everything has been settled.
+func (b *Broker) take(ctx context.Context, p *partition, wait bool) *delivery {
 	for {
 		b.mu.Lock()
-		wait := time.Duration(-1)
-		for len(p.deferred) > 0 && wait <= 0 {
+		left := time.Duration(-1)
+		for len(p.deferred) > 0 && left <= 0 {
 			r := p.deferred[0]
-			if wait = r.due.Sub(b.cfg.Clock()); wait <= 0 {
+			if left = r.due.Sub(b.cfg.Clock()); left <= 0 {
 				p.deferred = p.deferred[1:]
 				r.due = time.Time{}
 				if b.cfg.Tail {
@@ -351,11 +360,14 @@ func (b *Broker) take(ctx context.Context, p *partition) *delivery {
 		}
 		wake := p.wake
 		b.mu.Unlock()
+		if !wait {
+			return nil
+		}
 
 		var due <-chan time.Time
 		var timer *time.Timer
-		if wait > 0 {
-			timer = time.NewTimer(min(wait, clockCheck))
+		if left > 0 {
+			timer = time.NewTimer(min(left, clockCheck))
 			due = timer.C
 		}
 		select {

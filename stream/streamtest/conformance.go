@@ -157,7 +157,19 @@ func (s *session[M]) Room(ctx context.Context, most int) (int, error) {
 func (s *session[M]) Window(most int) int { return min(most, 16) }
 
 // Deliver implements [stream.Intake].
-func (s *session[M]) Deliver(ctx context.Context, d stream.Delivery[M]) error {
+func (s *session[M]) Deliver(ctx context.Context, deliveries ...stream.Delivery[M]) error {
+	for i, d := range deliveries {
+		if err := s.accept(ctx, d); err != nil {
+			for _, d := range deliveries[i:] {
+				d.Release()
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *session[M]) accept(ctx context.Context, d stream.Delivery[M]) error {
 	if s.refuse {
 		return stream.ErrStopped
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -133,25 +134,40 @@ func (in *spoiledIntake) Room(ctx context.Context, most int) (int, error) {
 	return in.Intake.Room(ctx, most)
 }
 
-func (in *spoiledIntake) Deliver(ctx context.Context, d stream.Delivery[*streamtest.Message]) error {
+func (in *spoiledIntake) Deliver(ctx context.Context, deliveries ...stream.Delivery[*streamtest.Message]) error {
+	for i, d := range deliveries {
+		if err := in.deliver(ctx, d); err != nil {
+			for _, d := range deliveries[i+1:] {
+				d.Release()
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func (in *spoiledIntake) deliver(ctx context.Context, d stream.Delivery[*streamtest.Message]) error {
 	if in.defect == "impatient" { // and drops what there is no room for
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Millisecond)
 		defer cancel()
 	}
-	err := in.Intake.Deliver(ctx, &spoiledDelivery{d, in})
+	spoiled := &spoiledDelivery{Delivery: d, in: in}
+	err := in.Intake.Deliver(ctx, spoiled)
+	spoiled.taken.Store(err == nil)
 	switch {
 	case err == nil && in.defect == "twice":
-		return in.Intake.Deliver(ctx, &spoiledDelivery{d, in})
+		return in.Intake.Deliver(ctx, &spoiledDelivery{Delivery: d, in: in})
 	case err != nil && (in.defect == "lossy" || in.defect == "impatient"):
-		return d.Ack(context.WithoutCancel(ctx))
+		return nil
 	}
 	return err
 }
 
 type spoiledDelivery struct {
 	stream.Delivery[*streamtest.Message]
-	in *spoiledIntake
+	in    *spoiledIntake
+	taken atomic.Bool
 }
 
 func (d *spoiledDelivery) Ack(ctx context.Context) error {
@@ -184,7 +200,8 @@ func (d *spoiledDelivery) DeadLetter(ctx context.Context, l stream.Letter) error
 }
 
 func (d *spoiledDelivery) Release() {
-	if d.in.defect == "grudging" {
+	refused := !d.taken.Load() && (d.in.defect == "lossy" || d.in.defect == "impatient")
+	if d.in.defect == "grudging" || refused {
 		_ = d.Delivery.Ack(context.Background())
 		return
 	}
