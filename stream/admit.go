@@ -123,7 +123,11 @@ func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 	wait := int64(0)
 	var d flux.Decision
 	if t.limited || t.waiting > 0 || e.cost > 1 {
-		wait, d = r.predict(t, t.queued+e.cost, now)
+		ahead := t.queued
+		if t.awaits(e) {
+			ahead = 0 // or it would be deferred for those that wait for it, again and again
+		}
+		wait, d = r.predict(t, ahead+e.cost, now)
 		if l := d.Limit(); e.cost > l.Burst() && l != (gcra.Limit{}) && !l.IsDenyAll() {
 			return ReasonOversize, now
 		}

@@ -111,6 +111,42 @@ func TestKeyedBacklogOfFewKeys(t *testing.T) {
 	}
 }
 
+// TestAwaitedIsNotDeferredForThoseThatWait holds that a message that others wait for
+// comes before them when it is back: what they cost must not keep it away.
+func TestAwaitedIsNotDeferredForThoseThatWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tried := false
+		policy := stream.Policy{MaxWait: time.Second - 1}
+		r := start(t, limits{"a": gcra.PerSecond(1)}, byKey(stream.Config[*parcel]{Policy: policy}), func(_ context.Context, p *parcel) error {
+			if p.name == "k1" && !tried {
+				tried = true
+				return stream.RetryLater(500*time.Millisecond, nil)
+			}
+			return nil
+		})
+		slow := func(context.Context, string) error {
+			time.Sleep(10 * time.Millisecond)
+			return nil
+		}
+		parcelOf := func(name string, order int64) *parcel {
+			p := keyed(name, "k", order)
+			p.settle = slow
+			return p
+		}
+		r.deliver(parcelOf("k1", 1))
+		time.Sleep(300 * time.Millisecond)
+		r.deliver(parcelOf("k2", 2))
+		r.want("0s k1 run", "10ms k1 defer retry_later 500ms")
+		time.Sleep(4700 * time.Millisecond) // it is late, and the limit is unused meanwhile
+		back := parcelOf("k1", 1)
+		back.meta.Deferrals = 1
+		r.deliver(back)
+		time.Sleep(2 * time.Second)
+		r.want("5s k1 run", "5.01s k1 ack", "6s k2 run", "6.01s k2 ack")
+		r.end()
+	})
+}
+
 // TestFollowingIsNotCounted holds that a message may follow others of its key
 // for as long as they are away, and be deferred for it any number of times.
 func TestFollowingIsNotCounted(t *testing.T) {
