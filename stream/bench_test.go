@@ -284,7 +284,7 @@ func TestAllocations(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			const warm, n = 20_000, 120_000
+			const warm, n = 20_000, 70_000
 			src := newBenchSource(c.tenants, c.keys)
 			src.n = n
 			var before, after runtime.MemStats

@@ -111,7 +111,7 @@ func TestHeapShrinks(t *testing.T) {
 // wait for the next one, takes as many steps as the logarithm of their number:
 // each of the two moves one tenant on each level of the heap, and a few besides.
 func TestHeapSteps(t *testing.T) {
-	const events = 500
+	const events = 100
 	for _, tenants := range []int{100, 10_000, 100_000} {
 		rng := rand.New(rand.NewPCG(uint64(tenants), 4))
 		var h stream.Heap

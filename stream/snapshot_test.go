@@ -147,7 +147,7 @@ func TestSnapshotTop(t *testing.T) {
 // TestSnapshotMemory holds that a snapshot takes memory for its result only,
 // whatever the number of tenants, and that it is right meanwhile.
 func TestSnapshotMemory(t *testing.T) {
-	const tenants, each = 100_000, 2
+	const tenants, each = 25_000, 2
 	synctest.Test(t, func(t *testing.T) {
 		park(t, tenants, each, func(gate *stream.Gate[*benchMessage]) {
 			var before, after runtime.MemStats
