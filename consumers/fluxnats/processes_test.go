@@ -180,11 +180,12 @@ func (c *cluster) connect(first *node) (*nats.Conn, jetstream.JetStream) {
 	return nc, js
 }
 
-// until calls f until it returns nil, and fails the test after half a minute.
+// until calls f until it returns nil, and fails the test after a minute and a half:
+// an advisory that was on its way when a server was killed comes again in a minute.
 func (c *cluster) until(what string, f func(ctx context.Context) error) {
 	c.Helper()
 	err := errors.New("not tried")
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(90 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(c.Context(), 2*time.Second)
 		err = f(ctx)
 		cancel()
