@@ -62,7 +62,7 @@ func (r *run[M]) admit(a *arrival[M], now int64) {
 		r.returned(e)
 	}
 	reason, turn := r.judge(e, now)
-	if k := e.key; k != nil && k.mustFollow(e.order) && (reason != ReasonNone || !r.stays(e, k.blocked.n+1, now)) {
+	if k := e.key; k != nil && k.away.precedes(e.order) && (reason != ReasonNone || !r.stays(e, k.blocked.n+1, now)) {
 		reason, turn = ReasonOrder, now
 	}
 	var v Verdict
@@ -94,7 +94,7 @@ func (r *run[M]) park(e *entry[M], now int64) {
 	t, k := e.tenant, e.key
 	r.count(t, 1, now)
 	t.queued += e.cost
-	if k != nil && k.mustFollow(e.order) {
+	if k != nil && k.away.precedes(e.order) {
 		k.block(e)
 		r.countAwaiting(k)
 		return
@@ -321,7 +321,7 @@ func (r *run[M]) denyAs(e *entry[M], v Verdict, reason Reason, turn, now int64) 
 		t.horizon = max(t.horizon, turn)
 	}
 	if reason == ReasonOrder {
-		last := min(e.key.lastBefore(e.order), now+never)
+		last := min(e.key.away.lastBefore(e.order), now+never)
 		if last > now {
 			// Twice what the key needs, so that it has made up for what it lost
 			// when they come back: each that comes back too early is one more

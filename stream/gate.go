@@ -58,8 +58,8 @@ func New[M any](cfg Config[M]) (*Gate[M], error) {
 // failed, [ErrDrainTimeout] if the drain was not finished in time, both if both
 // happened, [ErrRunning] at once while another Run goes on, and an error that
 // wraps [ErrInvalidConfig] if src or handle is nil, or for a policy that the
-// source cannot follow, see [Deferrer]. It may be called again after it has returned; the gate's totals go
-// on counting, and everything else starts afresh.
+// source cannot follow, see [Deferrer]. It may be called again after it has
+// returned; the gate's totals go on counting, and everything else starts afresh.
 func (g *Gate[M]) Run(ctx context.Context, src Source[M], handle Handler[M]) error {
 	return g.runWith(ctx, src, handle == nil, func(r *run[M]) func(*worker[M]) {
 		return func(w *worker[M]) { r.loop(w, handle) }

@@ -73,12 +73,6 @@ func (k *orderKey[M]) first(e *entry[M]) bool {
 		(k.blocked.first == nil || k.blocked.first.order > e.order)
 }
 
-// mustFollow reports whether an older message of the key was deferred.
-func (k *orderKey[M]) mustFollow(order int64) bool { return k.away.precedes(order) }
-
-// lastBefore returns the latest time that an older message was deferred to.
-func (k *orderKey[M]) lastBefore(order int64) int64 { return k.away.lastBefore(order) }
-
 // key returns the order key of an arrival, nil if it has none.
 func (r *run[M]) key(a *arrival[M], t *tenant[M]) *orderKey[M] {
 	if a.key == "" {
@@ -220,10 +214,10 @@ func (r *run[M]) overdue(k *orderKey[M], now int64) {
 // deferred again and again because of those that wait for it.
 func (r *run[M]) stays(e *entry[M], nth int, now int64) bool {
 	k := e.key
-	if !k.mustFollow(e.order) {
+	if !k.away.precedes(e.order) {
 		return true
 	}
-	if k.lastBefore(e.order)-now > int64(max(0, r.cfg.Policy.MaxWait))/2 {
+	if k.away.lastBefore(e.order)-now > int64(max(0, r.cfg.Policy.MaxWait))/2 {
 		return false
 	}
 	more := nth - k.awaiting
@@ -239,7 +233,7 @@ func (r *run[M]) stays(e *entry[M], nth int, now int64) bool {
 // promote makes the next message of k its head, if it has none.
 func (r *run[M]) promote(k *orderKey[M], now int64) {
 	r.follow(k, now)
-	if e := k.blocked.first; e != nil && k.head == nil && !k.mustFollow(e.order) {
+	if e := k.blocked.first; e != nil && k.head == nil && !k.away.precedes(e.order) {
 		k.blocked.remove(e)
 		k.head = e
 		// It comes after those that were before the others of their keys already,
@@ -275,7 +269,7 @@ func (r *run[M]) follow(k *orderKey[M], now int64) {
 func (r *run[M]) countAwaiting(k *orderKey[M]) {
 	before := k.awaiting
 	k.awaiting = 0
-	if first := k.blocked.first; first != nil && k.head == nil && k.mustFollow(first.order) {
+	if first := k.blocked.first; first != nil && k.head == nil && k.away.precedes(first.order) {
 		k.awaiting = k.blocked.n
 	}
 	r.awaiting += k.awaiting - before

@@ -37,10 +37,11 @@ type Intake[M any] interface {
 	// should fetch so that little of it has to wait outside of the gate.
 	Room(ctx context.Context, most int) (int, error)
 
-	// Window returns how many messages the gate holds at once. A source whose broker lets it hold no more than most at a time says so
-	// here, before it delivers the first: until the end of the run the gate's window,
-	// and every share of it, is then no larger than that. Without it the places that
-	// the gate keeps free for other tenants would be none that the broker fills.
+	// Window returns how many messages the gate holds at once. A source whose broker
+	// lets it hold no more than most at a time says so here, before it delivers the
+	// first: until the end of the run the gate's window, and every share of it, is
+	// then no larger than that. Without it the places that the gate keeps free for
+	// other tenants would be none that the broker fills.
 	Window(most int) int
 
 	// Deliver hands messages over, in their order. One call for those that came

@@ -54,7 +54,7 @@ func (r *run[M]) letOut(e *entry[M], now int64) {
 	e.watch.earned = 0
 	due = max(due, now+int64(time.Millisecond))
 	if k != nil {
-		due = max(due, k.lastBefore(e.order)+1)
+		due = max(due, k.away.lastBefore(e.order)+1)
 	}
 	r.hold(e, &fate{outcome: Defer, reason: ReasonHeld, granted: unset}, due, due, now)
 	if k != nil {

@@ -265,7 +265,7 @@ func (r *run[M]) handIn(j *job[M], now int64) {
 		until := due
 		if e.key != nil {
 			// One that is older may have been deferred further.
-			until = max(until, e.key.lastBefore(e.order)+1)
+			until = max(until, e.key.away.lastBefore(e.order)+1)
 		}
 		r.hold(e, j.fate, until, due, now)
 		if e.key != nil {
