@@ -15,6 +15,7 @@ import (
 
 	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/consumers/fluxkafka"
+	"github.com/fluxlimiter/flux/examples/internal/program"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 )
@@ -37,10 +38,10 @@ var tenants = []struct {
 	rate int
 }{{"acme", 400}, {"bolt", 20}, {"cara", 10}}
 
-// throttle runs the messages of a topic through a limit for each tenant to
-// handle, until ctx ends. This is all that it takes.
-func throttle(ctx context.Context, cfg config, hooks stream.Hooks, handle stream.Handler[*kafka.Message]) error {
-	limiter, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(cfg.rate)})
+// throttle runs the messages of source through a limit for each tenant to handle,
+// until ctx ends. With newSource, this is all that it takes.
+func throttle(ctx context.Context, source *fluxkafka.Source, limit gcra.Limit, hooks stream.Hooks, handle stream.Handler[*kafka.Message]) error {
+	limiter, err := flux.New(flux.Config[string]{Limit: limit})
 	if err != nil {
 		return err
 	}
@@ -54,14 +55,19 @@ func throttle(ctx context.Context, cfg config, hooks stream.Hooks, handle stream
 	if err != nil {
 		return err
 	}
+	return gate.Run(ctx, source, handle)
+}
+
+// newSource returns what reads the topic as a member of the group.
+func newSource(cfg config) (*fluxkafka.Source, error) {
 	source, err := fluxkafka.New(fluxkafka.Config{
 		Brokers: cfg.brokers, Dialer: cfg.dialer, Group: cfg.group, Topics: []string{cfg.topic},
 		Lanes: []time.Duration{time.Second, 5 * time.Second, time.Minute}, CreateTopics: true,
 	})
 	if err != nil {
-		return err
+		return nil, program.Usagef("-topic %q -group %q: %w", cfg.topic, cfg.group, err)
 	}
-	return gate.Run(ctx, source, handle)
+	return source, nil
 }
 
 // tenantOf reads the tenant from a header. A message without one becomes a dead
@@ -80,6 +86,11 @@ func demo(ctx context.Context, cfg config) error {
 	if cfg.dialer == nil {
 		cfg.dialer = &kafka.Dialer{Timeout: 10 * time.Second}
 	}
+	source, err := newSource(cfg) // before anything is made
+	if err != nil {
+		return err
+	}
+	limit := gcra.PerSecond(cfg.rate)
 	transport := &kafka.Transport{Dial: cfg.dialer.DialFunc}
 	defer transport.CloseIdleConnections()
 	client := &kafka.Client{Addr: kafka.TCP(cfg.brokers...), Transport: transport, Timeout: 10 * time.Second}
@@ -99,12 +110,12 @@ func demo(ctx context.Context, cfg config) error {
 	group.Go(func() error { return publish(ctx, writer) })
 	group.Go(func() error { return board.print(ctx) })
 	group.Go(func() error {
-		return throttle(ctx, cfg, stream.Hooks{Admitted: board.admitted, Settled: board.settled}, func(context.Context, *kafka.Message) error { return nil })
+		return throttle(ctx, source, limit, stream.Hooks{Admitted: board.admitted, Settled: board.settled}, func(context.Context, *kafka.Message) error { return nil })
 	})
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return board.final(gcra.PerSecond(cfg.rate))
+	return board.final(limit)
 }
 
 // makeTopic makes the topic if it is not there.

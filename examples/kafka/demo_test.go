@@ -88,6 +88,8 @@ func TestRefusedCommandLines(t *testing.T) {
 		"-duration 2h0m0s: ":           {"-duration", "2h"},
 		`-topic "": `:                  {"-topic", ""},
 		`-group "": `:                  {"-group", ""},
+		`-topic "a b" `:                {"-topic", "a b"},
+		`-group "c d": `:               {"-group", "c d"},
 		`"" for flag -brokers`:         {"-brokers", ""},
 		`"a:1,,b:1" for flag -brokers`: {"-brokers", "a:1,,b:1"},
 		"-fast":                        {"-fast"},

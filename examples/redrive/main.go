@@ -17,8 +17,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/fluxlimiter/flux/consumers/fluxnats"
@@ -56,6 +58,10 @@ func parse(args []string, help io.Writer) (options, error) {
 		return o, program.Usagef("-stream %q: want the name of the dead-letter stream, as -nats is given", o.stream)
 	case o.url == "" && o.stream != "":
 		return o, program.Usagef("-stream %q: want -nats as well, to say where it is", o.stream)
+	case strings.ContainsAny(o.stream, " \t\r\n.*>/\\"):
+		return o, program.Usagef("-stream %q: want the name of a stream", o.stream)
+	case o.subject != "" && !server.IsValidSubject(o.subject):
+		return o, program.Usagef("-subject %q: want a subject, with or without wildcards", o.subject)
 	}
 	return o, nil
 }
@@ -99,9 +105,6 @@ func redrive(ctx context.Context, js jetstream.JetStream, o options, out io.Writ
 			}
 		},
 	})
-	if errors.Is(err, fluxnats.ErrInvalidConfig) {
-		return program.Usagef("%w", err)
-	}
 	if err == nil || done.Read > 0 {
 		report(out, o, done)
 	}
