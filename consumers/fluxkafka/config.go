@@ -249,7 +249,7 @@ func (c *Config) validate() error {
 	}
 	switch {
 	case len(c.Brokers) == 0 || slices.Contains(c.Brokers, ""):
-		return bad("Brokers", c.Brokers, "want addresses")
+		return bad("Brokers", fmt.Sprintf("%q", c.Brokers), "want addresses")
 	case c.Group == "":
 		return bad("Group", `""`, "want a name")
 	case len(c.Topics) == 0 && c.Pattern == nil:

@@ -66,7 +66,7 @@ func (s *session) letterHeaders(r *record, l stream.Letter) []kafka.Header {
 	if l.Err != nil {
 		text = cut(l.Err.Error(), maxErrorText)
 	}
-	headers := slices.DeleteFunc(s.factHeaders(r, l.Tenant, l.Reason, l.Attempts, l.Deferrals), func(h kafka.Header) bool {
+	headers := slices.DeleteFunc(s.factHeaders(r, l.Tenant, l.Reason.String(), l.Attempts, l.Deferrals), func(h kafka.Header) bool {
 		return strings.HasPrefix(h.Key, dlqPrefix) ||
 			s.cfg.DeadLetterHeaders&SpringHeaders != 0 && strings.HasPrefix(h.Key, springPrefix) ||
 			s.cfg.DeadLetterHeaders&ConnectHeaders != 0 && strings.HasPrefix(h.Key, connectPrefix)

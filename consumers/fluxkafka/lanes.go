@@ -30,8 +30,9 @@ const (
 	headerStack     = "flux-stack"
 )
 
-// hold publishes r to a lane.
-func (s *session) hold(ctx context.Context, r *record, d stream.Deferral) error {
+// hold publishes r to a lane. reason is why it was deferred: that of d, unless it
+// comes from a lane.
+func (s *session) hold(ctx context.Context, r *record, d stream.Deferral, reason string) error {
 	if len(s.cfg.Lanes) == 0 {
 		return ErrNoLanes
 	}
@@ -48,7 +49,7 @@ func (s *session) hold(ctx context.Context, r *record, d stream.Deferral) error 
 		}
 	}
 	due := now.Add(min(delay, max(0, wait)))
-	headers := s.factHeaders(r, d.Tenant, d.Reason, d.Attempts, d.Deferrals)
+	headers := s.factHeaders(r, d.Tenant, reason, d.Attempts, d.Deferrals)
 	headers = append(headers,
 		textHeader(headerDue, millis(due)),
 		textHeader(headerUntil, millis(d.Until)),
@@ -61,7 +62,7 @@ func (s *session) hold(ctx context.Context, r *record, d stream.Deferral) error 
 
 // factHeaders returns the message's own headers and what there is to know of
 // it.
-func (s *session) factHeaders(r *record, tenant string, reason stream.Reason, attempts, deferrals int) []kafka.Header {
+func (s *session) factHeaders(r *record, tenant, reason string, attempts, deferrals int) []kafka.Header {
 	headers := make([]kafka.Header, 0, len(r.msg.Headers)+24)
 	for _, h := range r.msg.Headers {
 		if !strings.HasPrefix(h.Key, headerPrefix) {
@@ -75,7 +76,7 @@ func (s *session) factHeaders(r *record, tenant string, reason stream.Reason, at
 		textHeader(headerOffset, strconv.FormatInt(r.msg.Offset, 10)),
 		textHeader(headerTime, millis(r.msg.Time)),
 		textHeader(headerTenant, tenant),
-		textHeader(headerReason, reason.String()),
+		textHeader(headerReason, reason),
 		textHeader(headerAttempts, strconv.Itoa(attempts)),
 		textHeader(headerDeferrals, strconv.Itoa(deferrals)),
 	)
@@ -120,7 +121,7 @@ func (r *record) recall() {
 	r.msg.Topic, r.msg.Partition, r.msg.Offset = r.part.base, int(partition), offset
 	r.msg.Time, r.msg.Headers = time.UnixMilli(published), own
 	r.stay = &stay{
-		due: time.UnixMilli(due), until: time.UnixMilli(until), tenant: facts[headerTenant], attempts: int(attempts), deferrals: int(deferrals),
+		due: time.UnixMilli(due), until: time.UnixMilli(until), tenant: facts[headerTenant], reason: facts[headerReason], attempts: int(attempts), deferrals: int(deferrals),
 	}
 }
 
@@ -182,13 +183,15 @@ func (p *partition) hop(ctx context.Context, r *record) bool {
 		defer cancel()
 		for failures := 1; ; failures++ {
 			err := p.gen.session.hold(late, r, stream.Deferral{
-				Until: r.stay.until, Reason: stream.ReasonQuota, Tenant: r.stay.tenant, Attempts: r.stay.attempts, Deferrals: r.stay.deferrals,
-			})
+				Until: r.stay.until, Tenant: r.stay.tenant, Attempts: r.stay.attempts, Deferrals: r.stay.deferrals,
+			}, r.stay.reason)
 			if err == nil {
 				p.pass(r)
 				return
 			}
-			p.report(err)
+			if failures&(failures-1) == 0 { // ever more rarely: there may be hundreds
+				p.gen.session.log.LogAttrs(late, slog.LevelWarn, "a deferred message cannot move to the next lane", p.attr(), slog.Int64("offset", r.offset), slog.Int("failures", failures), slog.Any("error", err))
+			}
 			if !sleep(ctx, backoff(failures)) {
 				return
 			}

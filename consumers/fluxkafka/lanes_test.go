@@ -1,9 +1,11 @@
 package fluxkafka_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -276,6 +278,49 @@ func TestTurnedOff(t *testing.T) {
 		})
 		c.allCommitted("t", 10*time.Second)
 		m.stop()
+	})
+}
+
+// A message that goes through several lanes is deferred for the same reason in each
+// of them, and one that cannot go on to the next is logged, and waits until it can.
+func TestFromLaneToLane(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
+		defer c.close()
+		var log bytes.Buffer
+		cfg := c.config("t")
+		cfg.Lanes = []time.Duration{time.Second, 4 * time.Second}
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		var until, back time.Time
+		m := c.start(cfg, func(ctx context.Context, d delivery) error {
+			if d.Meta().Deferrals > 0 {
+				back = time.Now()
+				return d.Ack(ctx)
+			}
+			until = time.Now().Add(6 * time.Second)
+			return d.Defer(ctx, stream.Deferral{Until: until, Reason: stream.ReasonRetryLater, Tenant: "acme", Deferrals: 1})
+		})
+		c.produce("t", 0, 1, 1, 1)
+		c.allCommitted("t", 10*time.Second)
+		fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "t.g.defer-1s", Err: kerr.TopicAuthorizationFailed, Count: -1})
+		time.Sleep(30 * time.Second)
+		fault.Remove()
+		c.allCommitted("t.g.defer-4s", 10*time.Second)
+		c.allCommitted("t.g.defer-1s", 10*time.Second)
+		m.stop()
+		if late := back.Sub(until); late < 24*time.Second || late > 30*time.Second {
+			t.Errorf("came back %v after its time", late)
+		}
+		if n := strings.Count(log.String(), "cannot move to the next lane"); n < 2 || n > 5 || !strings.Contains(log.String(), "source.topic=t.g.defer-4s") {
+			t.Errorf("logged %d times:\n%s", n, log.String())
+		}
+		for _, lane := range []string{"t.g.defer-4s", "t.g.defer-1s"} {
+			for _, r := range c.consume(lane, 0) {
+				if i := slices.IndexFunc(r.Headers, func(h kgo.RecordHeader) bool { return h.Key == "flux-reason" }); i < 0 || string(r.Headers[i].Value) != "retry_later" {
+					t.Errorf("in lane %s: %v", lane, r.Headers)
+				}
+			}
+		}
 	})
 }
 

@@ -36,7 +36,7 @@ func TestConfigRefuses(t *testing.T) {
 	}
 	for name, change := range map[string]func(*fluxkafka.Config){
 		"Brokers":            func(c *fluxkafka.Config) { c.Brokers = nil },
-		"Brokers = []":       func(c *fluxkafka.Config) { c.Brokers = []string{""} },
+		`Brokers = [""]`:     func(c *fluxkafka.Config) { c.Brokers = []string{""} },
 		"Group":              func(c *fluxkafka.Config) { c.Group = "" },
 		"Topics":             func(c *fluxkafka.Config) { c.Topics = nil },
 		`"" is not`:          func(c *fluxkafka.Config) { c.Topics = []string{"t", ""} },

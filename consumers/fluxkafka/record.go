@@ -34,7 +34,7 @@ type stay struct {
 	// later if no lane is long enough.
 	due, until time.Time
 
-	tenant              string
+	tenant, reason      string
 	attempts, deferrals int
 }
 
@@ -71,7 +71,7 @@ func (r *record) Defer(ctx context.Context, d stream.Deferral) error {
 	if err := r.part.owned(r); err != nil {
 		return err
 	}
-	if err := r.part.gen.session.hold(ctx, r, d); err != nil {
+	if err := r.part.gen.session.hold(ctx, r, d, d.Reason.String()); err != nil {
 		return fmt.Errorf("fluxkafka: deferring %s: %w", r.id(), err)
 	}
 	return r.part.settle(r)

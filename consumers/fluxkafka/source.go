@@ -54,7 +54,8 @@ func New(cfg Config) (*Source, error) {
 }
 
 // Run joins the group and delivers the messages of the partitions that it is
-// given, until ctx ends; see [stream.Source].
+// given, until ctx ends; see [stream.Source]. One Run of a source can be under way
+// at a time, a second one returns [ErrRunning].
 //
 // It returns nil when ctx ended, after it has committed what was done and left
 // the group. It returns an error when it could not begin ([ErrUnreachable],
@@ -175,7 +176,7 @@ func refused(err error) bool {
 func (s *session) membership(ctx context.Context, in stream.Intake[*kafka.Message], topics []string) error {
 	group, err := s.join(topics)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalidConfig, err)
+		return fmt.Errorf("fluxkafka: joining group %q: %w", s.cfg.Group, err)
 	}
 	defer func() {
 		group.leave()

@@ -71,7 +71,8 @@ type PartitionStats struct {
 	Out, OutBytes int
 
 	// Oldest is the first offset that is not done, and Stuck for how long it has
-	// been that one: 0 when everything is done. A handler that hangs shows here.
+	// been that one: 0 when everything is done. A handler that hangs shows here, and
+	// so does a deferred message that cannot move to the next lane.
 	Oldest int64
 	Stuck  time.Duration
 

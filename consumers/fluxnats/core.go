@@ -92,7 +92,8 @@ func (cfg CoreConfig) resolve() (CoreConfig, error) {
 
 // Core delivers the messages of a subscription without JetStream to a gate: see
 // Core NATS in the package's documentation for what that can promise. It cannot
-// defer, so the gate's policy must not.
+// defer, so the gate's policy must not. Its methods may be called by any number of
+// goroutines at once.
 type Core struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
@@ -136,9 +137,11 @@ func (s *Core) CanDefer() bool { return false }
 // settled.
 //
 // A lost connection it gets over by itself; messages that are published meanwhile
-// are lost. It returns an error that wraps [ErrSetup] if the dead-letter stream is
-// missing or unfit, and one that wraps [nats.ErrPermissionViolation] or
-// [nats.ErrConnectionClosed] when there is nothing more to hope for.
+// are lost. It returns [ErrRunning] beside another Run of the source, an error that
+// wraps [ErrSetup] if the dead-letter stream is missing or unfit, that of the
+// request if the server does not answer within 5 seconds, and one that wraps
+// [nats.ErrPermissionViolation] or [nats.ErrConnectionClosed] when there is nothing
+// more to hope for.
 func (s *Core) Run(ctx context.Context, in stream.Intake[*Msg]) error {
 	if !s.running.CompareAndSwap(false, true) {
 		return ErrRunning

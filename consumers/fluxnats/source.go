@@ -11,7 +11,8 @@ import (
 )
 
 // Source delivers the messages of one durable pull consumer to a gate. Several
-// sources, in one process or in many, may share a consumer.
+// sources, in one process or in many, may share a consumer. Its methods may be
+// called by any number of goroutines at once.
 type Source struct {
 	js      jetstream.JetStream
 	set     settings
@@ -43,8 +44,10 @@ func New(js jetstream.JetStream, cfg Config) (*Source, error) {
 //
 // Lost connections, changes of leader and requests that go unanswered it gets
 // over by itself, and so it does if the stream or the consumer is deleted and made
-// again within half a minute. It returns an error that wraps [ErrSetup] if the check fails,
-// and else one that wraps [jetstream.ErrConsumerNotFound],
+// again within half a minute. It returns [ErrRunning] beside another Run of the
+// source, an error that wraps [ErrSetup] if the check finds something wrong, and
+// that of the request if the server does not answer the check within 5 seconds;
+// and later one that wraps [ErrSetup], [jetstream.ErrConsumerNotFound],
 // [jetstream.ErrStreamNotFound], [nats.ErrPermissionViolation] or
 // [nats.ErrConnectionClosed] when there is nothing more to hope for. Messages
 // that are held then can still be settled, but nothing keeps them from
