@@ -37,7 +37,7 @@ type Decision struct {
 // and the methods that ask for what is left then have no answer. It allocates;
 // copies of what it returns, with other times, do not.
 func NewDecision(limit gcra.Limit, at int64, retryAfter, resetAfter time.Duration) Decision {
-	return Decision{RetryAfter: retryAfter, ResetAfter: resetAfter, At: at, by: &grounds{limit: limit}}
+	return Decision{RetryAfter: retryAfter, ResetAfter: resetAfter, At: at, by: newGrounds(limit)}
 }
 
 // Allowed reports whether the tokens were spent (for zero tokens: whether the
@@ -52,7 +52,7 @@ func (d Decision) Limit() gcra.Limit {
 	if d.by == nil {
 		return gcra.Limit{}
 	}
-	return d.by.limit
+	return *d.by.limit
 }
 
 // DeniedBy names the limit that denied the request where several were asked, see
@@ -89,14 +89,14 @@ func (d Decision) paced() gcra.Decision {
 	if p := d.by.pace; p != nil {
 		d.ResetAfter = time.Duration(p.at(addSat(d.At, int64(d.ResetAfter))) - p.at(d.At))
 	}
-	return gcra.NewDecision(&d.by.limit, d.At, d.RetryAfter, d.ResetAfter)
+	return gcra.NewDecision(d.by.limit, d.At, d.RetryAfter, d.ResetAfter)
 }
 
 // denied returns the denial d in the name of a limit, unless it has one.
 func (d Decision) denied(name string) Decision {
 	by := d.by
 	if by == nil {
-		by = new(grounds)
+		by = newGrounds(gcra.Limit{})
 	}
 	d.by = by.with(by.pace, cmp.Or(by.deniedBy, name))
 	d.RetryAfter = max(d.RetryAfter, 1) // of a Checker that does not know
@@ -105,11 +105,21 @@ func (d Decision) denied(name string) Decision {
 
 // grounds is what many decisions have in common.
 type grounds struct {
-	limit    gcra.Limit
+	limit    *gcra.Limit
 	pace     *pace // nil if the limit was applied at full speed
 	deniedBy string
 
 	latest atomic.Pointer[grounds] // that with returned, likely to be wanted again
+}
+
+// newGrounds returns the grounds of decisions under a limit at full speed.
+func newGrounds(limit gcra.Limit) *grounds {
+	g := &struct {
+		grounds
+		limit gcra.Limit
+	}{limit: limit}
+	g.grounds.limit = &g.limit
+	return &g.grounds
 }
 
 // ref returns the limit as a call to the table wants it, nil for the table's.
@@ -117,7 +127,7 @@ func (g *grounds) ref() *gcra.Limit {
 	if g == nil {
 		return nil
 	}
-	return &g.limit
+	return g.limit
 }
 
 // with returns the grounds for the same limit with another pace or name.

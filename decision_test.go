@@ -179,3 +179,24 @@ func TestDecisionNamesTheLimitThatCameBetween(t *testing.T) {
 		})
 	}
 }
+
+// The same between the two looks of a CheckAt that needs no more: it spends once.
+func TestLimitChangesWithinCheckAt(t *testing.T) {
+	old, next := gcra.PerHour(10), gcra.PerHour(20)
+	lim := newLimiter(t, flux.Config[string]{Limit: old})
+	h := lim.Key(key)
+	now := lim.Now()
+	if d, err := h.CheckAt(now, 1); err != nil || d.Limit() != old || d.Remaining() != 9 {
+		t.Fatal(d, err)
+	}
+	h.Between(func() {
+		if err := lim.SetDefault(next, 0); err != nil {
+			t.Fatal(err)
+		}
+	})
+	for left := int64(17); left > 10; left-- { // a tenth of the burst was spent
+		if d, err := h.CheckAt(now, 1); err != nil || !d.Allowed() || d.Limit() != next || d.Remaining() != left {
+			t.Errorf("%v, %d left, %v; want %v, %d", d.Limit(), d.Remaining(), err, next, left)
+		}
+	}
+}

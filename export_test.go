@@ -53,3 +53,12 @@ func (p *pace) At(now int64) int64 { return p.at(now) }
 
 // Until is until.
 func (p *pace) Until(paced int64) int64 { return p.until(paced) }
+
+// Between makes the next CheckAt one that looked at the mark before change and at
+// the table after it.
+func (h *Handle[K]) Between(change func()) {
+	r := *h.current()
+	change()
+	r.stamp = h.mark.stamp()
+	h.rule.Store(&r)
+}

@@ -47,15 +47,18 @@ const never = generation - 1
 // time that is earlier than others used before is safe: it never admits more. One
 // that no clock could show fails with [gcra.ErrTime].
 func (h *Handle[K]) CheckAt(now, n int64) (Decision, error) {
-	r, m := h.rule.Load(), h.mark
-	if !m.is(r.stamp) {
+	r := h.rule.Load()
+	if !h.mark.is(r.stamp) {
 		return h.checkSlowly(now, n)
 	}
-	d, err := h.slot.TakeAt(r.own.ref(), now, n)
-	if err != nil || !m.is(r.stamp) {
-		return h.lim.decision(r.terms, r.own, d, now), err
+	switch d := h.slot.TryAt(r.own.ref(), now, n); d.By() {
+	case r.by.limit:
+		return Decision{d.RetryAfter, d.ResetAfter, d.At, r.by}, nil
+	case nil:
+		return h.take(r, now, n)
+	default: // the limit has changed meanwhile
+		return h.lim.decision(r.terms, r.own, d, now), nil
 	}
-	return Decision{d.RetryAfter, d.ResetAfter, d.At, r.by}, nil
 }
 
 // checkSlowly is CheckAt where there is more to it than a look at the table.
@@ -77,7 +80,15 @@ func (h *Handle[K]) check(now, n int64) (Decision, error) {
 	if h.mark.count() != 0 {
 		return h.room.check(h.key, now, n)
 	}
+	return h.take(r, now, n)
+}
+
+// take is CheckAt of a key that nobody waits for, under a rule.
+func (h *Handle[K]) take(r *stamped, now, n int64) (Decision, error) {
 	d, err := h.slot.TakeAt(r.own.ref(), r.terms.pace.at(now), n)
+	if r.by.pace == nil && d.By() == r.by.limit {
+		return Decision{d.RetryAfter, d.ResetAfter, d.At, r.by}, err
+	}
 	return h.lim.decision(r.terms, r.own, d, now), err
 }
 

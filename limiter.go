@@ -141,7 +141,7 @@ func New[K comparable](cfg Config[K]) (*Limiter[K], error) {
 		return nil, err
 	}
 	l := &Limiter[K]{cfg: cfg, hooks: hooks, table: table, base: time.Now(), seed: maphash.MakeSeed()}
-	l.agree(terms{by: &grounds{limit: cfg.Limit}})
+	l.agree(terms{by: &grounds{limit: table.Limit()}})
 	l.openRooms()
 	return l, nil
 }
@@ -170,8 +170,8 @@ func (l *Limiter[K]) Time(at int64) time.Time { return l.base.Add(time.Duration(
 func (l *Limiter[K]) Check(ctx context.Context, key K, n int64) (Decision, error) {
 	if t := l.terms.Load(); t.alike && l.marked.Load() == 0 {
 		d, err := l.table.TakeAt(key, nil, l.Now(), n)
-		if err == nil && l.terms.Load() == t {
-			return Decision{d.RetryAfter, d.ResetAfter, d.At, t.by}, nil
+		if d.By() == t.by.limit {
+			return Decision{d.RetryAfter, d.ResetAfter, d.At, t.by}, err
 		}
 		return l.decision(t, nil, d, d.At), err
 	}

@@ -15,7 +15,7 @@ type rule struct {
 }
 
 // limit returns the limit of the key, whosever it is.
-func (r *rule) limit() *gcra.Limit { return &r.by.limit }
+func (r *rule) limit() *gcra.Limit { return r.by.limit }
 
 // ruleOf returns the rule of key.
 func (l *Limiter[K]) ruleOf(key K) rule {
@@ -25,7 +25,7 @@ func (l *Limiter[K]) ruleOf(key K) rule {
 
 // terms are what all checks are decided by. They are replaced as a whole.
 type terms struct {
-	by   *grounds // with a copy of the table's limit
+	by   *grounds // with the table's limit itself
 	pace *pace
 
 	// changing says that the table's limit is being replaced by another.
@@ -59,8 +59,8 @@ func (l *Limiter[K]) decision(t *terms, own *grounds, d gcra.Decision, now int64
 		return Decision{}
 	}
 	by := t.grounds(own)
-	if own == nil && (t.changing || l.terms.Load() != t) && d.Limit() != by.limit {
-		by = &grounds{limit: d.Limit(), pace: t.pace}
+	if own == nil && d.By() != by.limit {
+		by = &grounds{limit: d.By(), pace: t.pace} // the limit has changed meanwhile
 	}
 	return Decision{RetryAfter: t.pace.span(now, d.RetryAfter), ResetAfter: t.pace.span(now, d.ResetAfter), At: now, by: by}
 }
@@ -89,10 +89,10 @@ func (c *limitCache) keep(l gcra.Limit) *grounds {
 	rate, period := l.Rate()
 	h := (uint64(rate)*0x9e3779b97f4a7c15 ^ uint64(period)) * 0x9e3779b97f4a7c15
 	place := &c[(h^uint64(l.Burst()))*0x9e3779b97f4a7c15>>58]
-	if p := place.Load(); p != nil && p.limit == l {
+	if p := place.Load(); p != nil && *p.limit == l {
 		return p
 	}
-	p := &grounds{limit: l}
+	p := newGrounds(l)
 	place.Store(p)
 	return p
 }

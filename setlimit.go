@@ -52,7 +52,7 @@ func (l *Limiter[K]) SetLimit(key K, limit gcra.Limit, c Change) error {
 		if err := limit.Validate(); err != nil {
 			return err
 		}
-		to.limit = &grounds{limit: limit}
+		to.limit = newGrounds(limit)
 	}
 	if c.Transfer > Reset {
 		return fmt.Errorf("flux: unknown transfer %d", c.Transfer)
@@ -129,7 +129,7 @@ func (l *Limiter[K]) SetDefault(limit gcra.Limit, version uint64) error {
 		return err
 	}
 	next.changing = false
-	next.by = &grounds{limit: limit, pace: before.pace}
+	next.by = &grounds{limit: l.table.Limit(), pace: before.pace}
 	l.agree(next)
 	l.version = max(l.version, version)
 	l.advanceAll()

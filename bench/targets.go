@@ -26,13 +26,14 @@ type target struct {
 	least bool // reach is a lower bound
 	low   bool // judged by the lowest round, not the median
 	less  int  // what is taken off the measure: it is the caller's
+	loop  bool // so is what the loop that makes the calls takes without any, as from the clock
 }
 
 var targets = []target{
 	{what: "Check, one hot key, own clock read, admitted", grid: calls, row: reference, col: "hot key" + colCPU, reach: 42, unit: "ns", clock: true},
 	{what: "the same, refused", grid: calls, row: reference, col: "hot key, refused" + colCPU, reach: 38, unit: "ns", clock: true},
 	{what: "allocations of a Check", grid: calls, row: reference, col: "hot key" + colAllocs, reach: 0},
-	{what: "decision on a resolved handle with the batch's time", grid: hand, row: fluxBatch, col: "in hand" + colCPU, reach: 6, unit: "ns", clock: true},
+	{what: "decision on a resolved handle with the batch's time, without the loop", grid: hand, row: fluxBatch, col: "in hand" + colCPU, loop: true, reach: 6, unit: "ns", clock: true},
 	{what: "1,000 keys, two goroutines", grid: calls, row: reference, col: "1,000 keys, 2 goroutines" + colCPU, share: 2, reach: 35, unit: "ns", clock: true},
 	{what: "many keys by Zipf's law, two goroutines", grid: calls, row: reference, col: colZipf + colCPU, share: 2, reach: 80, unit: "ns", clock: true},
 	{what: "many keys evenly, two goroutines", grid: calls, row: reference, col: colUniform + colCPU, share: 2, reach: 140, unit: "ns", clock: true},
@@ -75,7 +76,12 @@ func (b *bench) reportTargets(p *page) {
 		if !ok {
 			continue
 		}
-		v = v.less(float64(t.less)).over(float64(max(t.share, 1)))
+		less := float64(t.less)
+		if t.loop {
+			rig, _ := g.at(peers[0].name, t.col)
+			less += rig.median
+		}
+		v = v.less(less).over(float64(max(t.share, 1)))
 		sign, here, judged := "≤", t.reach, v.median
 		if t.least {
 			sign = "≥"
@@ -90,7 +96,7 @@ func (b *bench) reportTargets(p *page) {
 		if t.least && judged < here || !t.least && judged > here {
 			verdict = "**missed**"
 		}
-		measured, rival := v.String(), g.rival(t.col, float64(max(t.share, 1)))
+		measured, rival := v.String(), g.rival(t.col, less, float64(max(t.share, 1)))
 		if g == b.admitted {
 			measured, rival = v.format(share), "–"
 		}
@@ -111,8 +117,8 @@ func (b *bench) clock() float64 {
 }
 
 // rival returns the lowest figure of a column that is neither flux's nor a
-// floor's, divided by share, and whose it is.
-func (g *grid) rival(col string, share float64) string {
+// floor's, with less taken off, divided by share, and whose it is.
+func (g *grid) rival(col string, less, share float64) string {
 	best, name := math.Inf(1), ""
 	for _, row := range g.rows {
 		if strings.Contains(row, "flux") || isFloor(row) {
@@ -125,7 +131,7 @@ func (g *grid) rival(col string, share float64) string {
 	if name == "" {
 		return "–"
 	}
-	return number(best/share) + ", " + name
+	return number((best-less)/share) + ", " + name
 }
 
 // isFloor reports whether a row is no limiter's but the cost of the rig.

@@ -48,6 +48,11 @@ func (d Decision) Limit() Limit {
 	return *d.limit
 }
 
+// By returns the limit that the decision was taken with as the very one that the
+// call named, or that [Table.Limit] returned then, and nil for a zero Decision. It
+// must not be modified.
+func (d Decision) By() *Limit { return d.limit }
+
 // Remaining returns how many single tokens would pass at At, one call each,
 // after this decision: exactly that many, and not one more. It is
 // [math.MaxInt64] under [Unlimited], and 0 where the decision failed. It costs a

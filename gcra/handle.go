@@ -22,28 +22,51 @@ func (h *Handle) resolve(s *shard, fp uint64) {
 // TakeAt is [Limit.Take] on the state of the key, under limit or, if it is nil,
 // the table's.
 func (h *Handle) TakeAt(limit *Limit, now, n int64) (Decision, error) {
-	e := h.place()
-	if l := h.shard.limitFor(limit); e.fp.Load() == h.fingerprint(limit) && l != nil && l.isPlain(now, n) {
+	if d := h.TryAt(limit, now, n); d.limit != nil {
+		return d, nil
+	}
+	e, fp := h.place(), h.fingerprint(limit)
+	switch l := h.shard.limitFor(limit); {
+	case l == nil:
+	case l.kind != limited:
+		// Nothing that these decide depends on a key.
+		_, d, err := l.Take(now, now, n)
+		return d, err
+	case e.fp.Load() == fp:
 		if tat := e.tat.Load(); tat != moved {
-			debt, cost, room := l.weigh(tat, now, n)
-			if uint64(debt) > uint64(room) {
-				return l.denial(now, debt, room), nil
-			}
-			if e.tat.CompareAndSwap(tat, now+debt+cost) {
-				return l.decision(now, 0, debt+cost), nil
+			next, d, err := l.Take(tat, now, n)
+			if next == tat || e.tat.CompareAndSwap(tat, next) {
+				return d, err
 			}
 		}
 	}
-	return h.takeSlowly(limit, now, n)
+	h.find(fp)
+	return h.shard.apply(opTake, fp, limit, now, n)
 }
 
-// takeSlowly is TakeAt where there is more to it, or the key has moved.
-func (h *Handle) takeSlowly(limit *Limit, now, n int64) (Decision, error) {
-	fp := h.fingerprint(limit)
-	if e := h.place(); e.fp.Load() != fp || e.tat.Load() == moved {
-		h.find(fp)
+// TryAt is TakeAt where there is not much to it, as in most calls. Otherwise (the
+// key has moved, say, or the call is in error) it does nothing and returns the
+// zero Decision: call TakeAt then. It saves a step to who has two ways anyhow.
+func (h *Handle) TryAt(limit *Limit, now, n int64) Decision {
+	// No function is called here, so that it needs no frame.
+	e, l, fp := h.place(), limit, h.fp
+	if l == nil {
+		l = h.shard.limit.Load()
+	} else {
+		fp |= ownBit
 	}
-	return h.shard.apply(opTake, fp, limit, now, n)
+	if e.fp.Load() == fp && l != nil && l.isPlain(now, n) {
+		if tat := e.tat.Load(); tat != moved {
+			debt, cost, room := l.weigh(tat, now, n)
+			if uint64(debt) > uint64(room) {
+				return l.denial(now, debt, room)
+			}
+			if e.tat.CompareAndSwap(tat, now+debt+cost) {
+				return l.decision(now, 0, debt+cost)
+			}
+		}
+	}
+	return Decision{}
 }
 
 // place returns the slot where the key was last.

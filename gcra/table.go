@@ -153,6 +153,15 @@ func (t *Table[K]) RescaleAt(key K, now int64, from, to *Limit) {
 // now is out of range ([ErrTime]).
 func (t *Table[K]) SetLimit(now int64, limit Limit) error { return t.core.setLimit(now, limit) }
 
+// Limit returns the table's limit, which must not be modified. While SetLimit runs
+// it may be the one before or the one after.
+func (t *Table[K]) Limit() *Limit {
+	s := &t.core.shards[0]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &s.rule.limit
+}
+
 // Sweep forgets keys that have been as good as new since now or longer. It looks
 // at about budget of them, at one page at least, from where the last call left
 // off, and returns how many it forgot and whether it came to the end of the

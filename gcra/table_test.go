@@ -1,6 +1,7 @@
 package gcra_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -398,5 +399,46 @@ func TestOwnLimitInAFullPage(t *testing.T) {
 			}
 			verify(t, table)
 		}
+	}
+}
+
+// TryAt decides what TakeAt would, or nothing; and decisions tell by which limit.
+func TestTryAt(t *testing.T) {
+	table := newTable[int](t, gcra.TableConfig{Limit: gcra.PerSecond(10)})
+	own, uneven, all := gcra.PerSecond(5), gcra.PerSecond(150e6), gcra.Unlimited()
+	const now = 7
+	for k, tt := range []struct {
+		limit  *gcra.Limit
+		now, n int64
+		tries  bool
+	}{
+		{nil, now, 3, true},
+		{&own, now, 5, true},
+		{nil, now, 0, false},
+		{nil, now, 11, false},
+		{nil, now, -1, false},
+		{nil, math.MaxInt64, 1, false},
+		{&uneven, now, 1, false},
+		{&all, now, 1, false},
+	} {
+		h, beside := table.Key(2*k), table.Key(2*k+1)
+		for i := range 5 {
+			want, wantErr := beside.TakeAt(tt.limit, tt.now, tt.n)
+			d, err := h.TryAt(tt.limit, tt.now, tt.n), error(nil)
+			tried := d != gcra.Decision{}
+			if !tried {
+				d, err = h.TakeAt(tt.limit, tt.now, tt.n)
+			}
+			same(t, fmt.Sprintf("%d, call %d", k, i), d, want, err, wantErr)
+			if i > 1 && tried != tt.tries { // by then, the handle has found its slot
+				t.Errorf("%d, call %d: decided %v", k, i, tried)
+			}
+			if by := tt.limit; d.By() != nil && d.By() != cmp.Or(by, table.Limit()) {
+				t.Errorf("%d, call %d: by %v", k, i, d.Limit())
+			}
+		}
+	}
+	if err := table.SetLimit(now, own); err != nil || *table.Limit() != own {
+		t.Errorf("%v under %v", err, table.Limit())
 	}
 }
