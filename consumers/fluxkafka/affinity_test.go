@@ -78,10 +78,7 @@ func TestAffinityRequired(t *testing.T) {
 				defer c.close()
 				h := newHistory()
 				cfg := affine(c, fluxkafka.RequireAffinity, "a", "b")
-				m := c.start(cfg, func(ctx context.Context, d delivery) error {
-					h.add(d.Message())
-					return d.Ack(ctx)
-				})
+				m := c.start(cfg, h.handle)
 				c.put("a", 1, "acme", "0")
 				c.allCommitted("a", 10*time.Second)
 				c.put(tt.topic, tt.partition, tt.tenant, "1")
@@ -93,18 +90,13 @@ func TestAffinityRequired(t *testing.T) {
 					m.stop()
 					return
 				}
-				select {
-				case <-m.done:
-				case <-time.After(time.Minute):
-					m.stop()
-					t.Fatal("Run goes on")
-				}
-				if !errors.Is(m.err, fluxkafka.ErrAffinity) {
-					t.Fatalf("Run = %v", m.err)
+				err := m.ends(time.Minute)
+				if !errors.Is(err, fluxkafka.ErrAffinity) {
+					t.Fatalf("Run = %v", err)
 				}
 				for _, s := range tt.says {
-					if !strings.Contains(m.err.Error(), s) {
-						t.Errorf("%q is not in: %v", s, m.err)
+					if !strings.Contains(err.Error(), s) {
+						t.Errorf("%q is not in: %v", s, err)
 					}
 				}
 				if h.has(1) || c.committed(tt.topic, int(tt.partition)) > 0 {
@@ -114,10 +106,7 @@ func TestAffinityRequired(t *testing.T) {
 					t.Errorf("what was before it is committed to %d", c.committed("a", 1))
 				}
 				// It is there for whoever looks less closely.
-				other := c.start(affine(c, fluxkafka.AnyPartition, "a", "b"), func(ctx context.Context, d delivery) error {
-					h.add(d.Message())
-					return d.Ack(ctx)
-				})
+				other := c.start(affine(c, fluxkafka.AnyPartition, "a", "b"), h.handle)
 				c.allCommitted(tt.topic, 20*time.Second)
 				other.stop()
 				if !h.has(1) || h.duplicates() > 0 {
@@ -138,10 +127,7 @@ func TestAffinityWarns(t *testing.T) {
 		h := newHistory()
 		cfg := affine(c, fluxkafka.WarnAffinity, "a")
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
-		m := c.start(cfg, func(ctx context.Context, d delivery) error {
-			h.add(d.Message())
-			return d.Ack(ctx)
-		})
+		m := c.start(cfg, h.handle)
 		c.put("a", 0, "acme", "0")
 		c.allCommitted("a", 10*time.Second)
 		for i := range 20 {
@@ -182,7 +168,7 @@ func TestAffinityOfUnlikeTopics(t *testing.T) {
 				}
 				return
 			}
-			m := c.start(cfg, func(ctx context.Context, d delivery) error { return d.Ack(ctx) })
+			m := c.start(cfg, ack)
 			c.put("b", 1, "acme", "0")
 			c.allCommitted("b", 10*time.Second)
 			m.stop()
@@ -201,7 +187,6 @@ func TestAffinityAssignsNumbers(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCluster(t, 1, kfake.SeedTopics(5, "a", "b", "c"))
 			defer c.close()
-			ack := func(ctx context.Context, d delivery) error { return d.Ack(ctx) }
 			var members []*member
 			for range 3 {
 				members = append(members, c.start(affine(c, how, "a", "b", "c"), ack))
@@ -256,12 +241,7 @@ func TestAffinityLeavesLanesAlone(t *testing.T) {
 		for i := range 5 {
 			c.put("a", 1, "acme", fmt.Sprint(i))
 		}
-		c.eventually(time.Minute, func() error {
-			if h.distinct() < 5 {
-				return fmt.Errorf("%d came back", h.distinct())
-			}
-			return nil
-		})
+		c.handled(h, 5, time.Minute)
 		m.stop()
 	})
 }
@@ -273,7 +253,7 @@ func TestAffinityForgetsWhenPartitionsAreAdded(t *testing.T) {
 		defer c.close()
 		cfg := affine(c, fluxkafka.RequireAffinity, "a")
 		cfg.WatchInterval = time.Second
-		m := c.start(cfg, func(ctx context.Context, d delivery) error { return d.Ack(ctx) })
+		m := c.start(cfg, ack)
 		c.put("a", 1, "acme", "0")
 		c.allCommitted("a", 10*time.Second)
 		if _, err := kadm.NewClient(c.cl).CreatePartitions(t.Context(), 1, "a"); err != nil {

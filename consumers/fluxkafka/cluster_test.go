@@ -17,7 +17,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/consumers/fluxkafka"
+	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 )
 
@@ -134,6 +136,17 @@ func (c *cluster) eventually(limit time.Duration, check func() error) {
 	}
 }
 
+// handled waits until so many values were handled.
+func (c *cluster) handled(h *history, n int, limit time.Duration) {
+	c.t.Helper()
+	c.eventually(limit, func() error {
+		if got := h.distinct(); got != n {
+			return fmt.Errorf("handled %d of %d", got, n)
+		}
+		return nil
+	})
+}
+
 // member is one process: a source and a gate. Its connections can be cut.
 type member struct {
 	t      *testing.T
@@ -225,6 +238,18 @@ func (m *member) stop() {
 	}
 }
 
+// ends waits until Run has ended by itself, and returns its error.
+func (m *member) ends(limit time.Duration) error {
+	m.t.Helper()
+	select {
+	case <-m.done:
+	case <-time.After(limit):
+		m.stop()
+		m.t.Fatalf("Run goes on after %v: %+v", limit, m.src.Stats())
+	}
+	return m.err
+}
+
 // crash ends the member without another byte to anybody.
 func (m *member) crash() {
 	m.dead.Store(true)
@@ -237,6 +262,19 @@ func (m *member) crash() {
 }
 
 type delivery = stream.Delivery[*kafka.Message]
+
+// ack settles any message.
+func ack(ctx context.Context, d delivery) error { return d.Ack(ctx) }
+
+// gateConfig returns a gate's config with a limit for each key of messages.
+func gateConfig(tb testing.TB, limit gcra.Limit) stream.Config[*kafka.Message] {
+	tb.Helper()
+	limiter, err := flux.New(flux.Config[string]{Limit: limit})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return stream.Config[*kafka.Message]{Limiter: limiter, Tenant: func(m *kafka.Message) string { return string(m.Key) }}
+}
 
 // gate is the simplest thing that keeps a gate's contract: a window, order by
 // message key, settling what is done, releasing what is not when it ends or the
@@ -388,6 +426,12 @@ func (h *history) add(m *kafka.Message) {
 	}
 }
 
+// handle notes a message and settles it.
+func (h *history) handle(ctx context.Context, d delivery) error {
+	h.add(d.Message())
+	return d.Ack(ctx)
+}
+
 func (h *history) has(value int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -405,6 +449,14 @@ func (h *history) duplicates() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.total - len(h.seen)
+}
+
+// exactly fails the test unless n values were handled, each once.
+func (h *history) exactly(tb testing.TB, n int) {
+	tb.Helper()
+	if got, twice := h.distinct(), h.duplicates(); got != n || twice > 0 {
+		tb.Errorf("handled %d of %d, %d twice", got, n, twice)
+	}
 }
 
 // inOrder checks that each key's values were first handled in order.

@@ -43,18 +43,11 @@ func TestConformance(t *testing.T) {
 
 // bodies returns the values of all records in a topic of one partition.
 func (c *cluster) bodies(topic string) (values []string, err error) {
-	info := c.PartitionInfo(topic, 0)
-	if info == nil {
+	if c.PartitionInfo(topic, 0) == nil {
 		return nil, fmt.Errorf("no topic %q", topic)
 	}
-	cl := c.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().AtStart()}}))
-	defer cl.Close()
-	for int64(len(values)) < info.HighWatermark {
-		fetches := cl.PollFetches(c.t.Context())
-		if err := fetches.Err(); err != nil {
-			return nil, err
-		}
-		fetches.EachRecord(func(r *kgo.Record) { values = append(values, string(r.Value)) })
+	for _, r := range c.consume(topic, 0) {
+		values = append(values, string(r.Value))
 	}
 	return values, nil
 }

@@ -43,7 +43,7 @@ func TestFrozenBroker(t *testing.T) {
 				return ours, nil
 			},
 		}
-		m := c.start(cfg, func(ctx context.Context, d delivery) error { return d.Ack(ctx) })
+		m := c.start(cfg, ack)
 		time.Sleep(5 * time.Second)
 		if !m.src.Stats().Member {
 			t.Fatalf("no member: %+v", m.src.Stats())
@@ -74,7 +74,7 @@ func TestStatsBeforeTheFirstJoin(t *testing.T) {
 				f.TopLevel, f.Err = false, kerr.NotController
 			}
 			fault := c.Fault(f)
-			m := c.start(c.config("t"), func(ctx context.Context, d delivery) error { return d.Ack(ctx) })
+			m := c.start(c.config("t"), ack)
 			time.Sleep(4 * time.Second)
 			if s := m.src.Stats(); s.Member || s.Fault == nil || time.Since(s.Since) != 4*time.Second {
 				t.Errorf("%s fails: %+v", key.Name(), s)
@@ -100,11 +100,7 @@ func TestRunEndsAtAnyTime(t *testing.T) {
 				return slowConn{conn}, err
 			}
 			h := newHistory()
-			handle := func(ctx context.Context, d delivery) error {
-				h.add(d.Message())
-				return d.Ack(ctx)
-			}
-			m := c.start(cfg, handle)
+			m := c.start(cfg, h.handle)
 			time.Sleep(after)
 			began := time.Now()
 			m.stop()
@@ -115,7 +111,7 @@ func TestRunEndsAtAnyTime(t *testing.T) {
 				t.Error("a member still")
 			}
 			// It has left nothing behind that keeps the next one waiting.
-			m = c.start(cfg, handle)
+			m = c.start(cfg, h.handle)
 			c.allCommitted("t", 30*time.Second)
 			m.stop()
 			if h.distinct() != 100 || h.duplicates() > 0 {
@@ -153,10 +149,7 @@ func TestSilentCoordinator(t *testing.T) {
 				c := newCluster(t, 1, kfake.SeedTopics(2, "t"))
 				defer c.close()
 				h := newHistory()
-				m := c.start(c.config("t"), func(ctx context.Context, d delivery) error {
-					h.add(d.Message())
-					return d.Ack(ctx)
-				})
+				m := c.start(c.config("t"), h.handle)
 				c.produce("t", 0, 50, 10, 2)
 				c.allCommitted("t", 20*time.Second)
 				var silent atomic.Bool
@@ -180,9 +173,7 @@ func TestSilentCoordinator(t *testing.T) {
 					t.Errorf("after it answers again: %+v", s)
 				}
 				m.stop()
-				if h.distinct() != 100 || h.duplicates() > 0 {
-					t.Errorf("handled %d of 100, %d twice", h.distinct(), h.duplicates())
-				}
+				h.exactly(t, 100)
 			})
 		})
 	}

@@ -100,7 +100,11 @@ func (c *cluster) consume(topic string, partition int32) []*kgo.Record {
 	defer cl.Close()
 	var records []*kgo.Record
 	for int64(len(records)) < c.PartitionInfo(topic, partition).HighWatermark {
-		records = append(records, cl.PollFetches(c.t.Context()).Records()...)
+		fetches := cl.PollFetches(c.t.Context())
+		if err := fetches.Err(); err != nil {
+			c.t.Fatal(err)
+		}
+		records = append(records, fetches.Records()...)
 	}
 	return records
 }

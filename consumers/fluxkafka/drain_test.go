@@ -14,7 +14,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 )
@@ -30,11 +29,7 @@ func TestRebalanceWaitsForHandlers(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCluster(t, 1, kfake.SeedTopics(2, "t"))
 				defer c.close()
-				limiter, err := flux.New(flux.Config[string]{Limit: gcra.Unlimited()})
-				if err != nil {
-					t.Fatal(err)
-				}
-				gate := stream.Config[*kafka.Message]{Limiter: limiter, Tenant: func(m *kafka.Message) string { return string(m.Key) }}
+				gate := gateConfig(t, gcra.Unlimited())
 				h := newHistory()
 				var cut atomic.Int64
 				work := func(ctx context.Context, _ *kafka.Message) error {
@@ -52,12 +47,7 @@ func TestRebalanceWaitsForHandlers(t *testing.T) {
 				a := c.startGate(c.config("t"), gate, work, h.add)
 				time.Sleep(time.Second)
 				b := c.startGate(c.config("t"), gate, work, h.add)
-				c.eventually(time.Minute, func() error {
-					if h.distinct() < 2 {
-						return fmt.Errorf("handled %d", h.distinct())
-					}
-					return nil
-				})
+				c.handled(h, 2, time.Minute)
 				c.allCommitted("t", 10*time.Second)
 				if cut.Load() != tt.cut || h.total != 2 {
 					t.Errorf("%d handlers were cut off, want %d; %d messages handled", cut.Load(), tt.cut, h.total)
@@ -76,14 +66,8 @@ func TestRebalanceTakesWhatIsParked(t *testing.T) {
 		const messages = 8
 		c := newCluster(t, 1, kfake.SeedTopics(2, "t"))
 		defer c.close()
-		limiter, err := flux.New(flux.Config[string]{Limit: gcra.PerMinute(2).WithBurst(1)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		gate := stream.Config[*kafka.Message]{
-			Limiter: limiter, Tenant: func(m *kafka.Message) string { return string(m.Key) },
-			Policy: stream.Policy{MaxWait: time.Hour},
-		}
+		gate := gateConfig(t, gcra.PerMinute(2).WithBurst(1))
+		gate.Policy.MaxWait = time.Hour
 		h := newHistory()
 		work := func(context.Context, *kafka.Message) error { return nil }
 		c.produce("t", 0, messages, 2, 2)
@@ -114,14 +98,9 @@ func TestStuckPartition(t *testing.T) {
 		const messages = 400
 		c := newCluster(t, 1, kfake.SeedTopics(2, "t"))
 		defer c.close()
-		limiter, err := flux.New(flux.Config[string]{Limit: gcra.Unlimited()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		gate := stream.Config[*kafka.Message]{
-			Limiter: limiter, Window: 64, PartitionWindow: 32, Workers: 64,
-			Tenant: func(m *kafka.Message) string { return string(m.Value) },
-		}
+		gate := gateConfig(t, gcra.Unlimited())
+		gate.Window, gate.PartitionWindow, gate.Workers = 64, 32, 64
+		gate.Tenant = func(m *kafka.Message) string { return string(m.Value) }
 		var done atomic.Int64
 		m := c.startGate(c.config("t"), gate, func(ctx context.Context, m *kafka.Message) error {
 			if m.Partition == 0 {
@@ -189,9 +168,7 @@ func TestRebalanceDuringACommit(t *testing.T) {
 		if err := went(); err != nil {
 			t.Error(err)
 		}
-		if h.distinct() != messages || h.duplicates() > 0 {
-			t.Errorf("handled %d of %d, %d twice", h.distinct(), messages, h.duplicates())
-		}
+		h.exactly(t, messages)
 	})
 }
 
@@ -227,14 +204,8 @@ func TestRebalanceForgetsAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
 		defer c.close()
-		limiter, err := flux.New(flux.Config[string]{Limit: gcra.Unlimited()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		gate := stream.Config[*kafka.Message]{
-			Limiter: limiter, Tenant: func(m *kafka.Message) string { return string(m.Key) },
-			Policy: stream.Policy{MaxWait: time.Hour, MaxAttempts: 3, Backoff: func(int) time.Duration { return 20 * time.Second }},
-		}
+		gate := gateConfig(t, gcra.Unlimited())
+		gate.Policy = stream.Policy{MaxWait: time.Hour, MaxAttempts: 3, Backoff: func(int) time.Duration { return 20 * time.Second }}
 		var mu sync.Mutex
 		var attempts []int
 		work := func(ctx context.Context, _ *kafka.Message) error {

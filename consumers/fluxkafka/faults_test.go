@@ -102,9 +102,7 @@ func TestFencedByACommit(t *testing.T) {
 				}
 				m.stop()
 				// It had not committed what it had done, and remembers it.
-				if h.distinct() != 10 || h.duplicates() != 0 {
-					t.Errorf("handled %d of 10, %d twice", h.distinct(), h.duplicates())
-				}
+				h.exactly(t, 10)
 			})
 		})
 	}
@@ -150,10 +148,7 @@ func TestCommitsRefused(t *testing.T) {
 		c := newCluster(t, 1, kfake.SeedTopics(2, "t"))
 		defer c.close()
 		h := newHistory()
-		m := c.start(c.config("t"), func(ctx context.Context, d delivery) error {
-			h.add(d.Message())
-			return d.Ack(ctx)
-		})
+		m := c.start(c.config("t"), h.handle)
 		fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Err: kerr.GroupAuthorizationFailed, Count: -1})
 		c.produce("t", 0, 100, 10, 2)
 		time.Sleep(time.Minute)
@@ -211,16 +206,12 @@ func TestManyPartitions(t *testing.T) {
 		c := newCluster(t, 3, kfake.SeedTopics(partitions, "t"), kfake.SeedTopics(1, "empty"))
 		defer c.close()
 		h := newHistory()
-		handle := func(ctx context.Context, d delivery) error {
-			h.add(d.Message())
-			return d.Ack(ctx)
-		}
 		cfg := c.config("t", "empty")
 		cfg.Lanes, cfg.FetchWait = []time.Duration{time.Second}, 5*time.Second
-		a := c.start(cfg, handle)
+		a := c.start(cfg, h.handle)
 		c.produce("t", 0, messages/2, messages, partitions/2)
 		c.allCommitted("t", 30*time.Second)
-		b := c.start(cfg, handle)
+		b := c.start(cfg, h.handle)
 		c.produce("t", messages/2, messages, messages, partitions/2)
 		c.allCommitted("t", 30*time.Second)
 		time.Sleep(20 * time.Second) // no offset of a partition that never had a message
@@ -235,9 +226,7 @@ func TestManyPartitions(t *testing.T) {
 		if n := len(c.GroupInfo(groupName).Commits["t"]); n != partitions/2 {
 			t.Errorf("offsets of %d partitions, want %d", n, partitions/2)
 		}
-		if h.distinct() != messages || h.duplicates() > 0 {
-			t.Errorf("handled %d of %d, %d twice", h.distinct(), messages, h.duplicates())
-		}
+		h.exactly(t, messages)
 	})
 }
 
@@ -258,13 +247,9 @@ func TestRebalanceWithoutATopic(t *testing.T) {
 				c := newCluster(t, 1, kfake.SeedTopics(2, "t", "u", "t.g.defer-2s", "u.g.defer-2s", "dlq.t.g", "dlq.u.g"))
 				defer c.close()
 				h := newHistory()
-				handle := func(ctx context.Context, d delivery) error {
-					h.add(d.Message())
-					return d.Ack(ctx)
-				}
 				cfg := c.config("t", "u")
 				cfg.CreateTopics, cfg.Lanes = tt.create, []time.Duration{2 * time.Second}
-				a, b := c.start(cfg, handle), c.start(cfg, handle)
+				a, b := c.start(cfg, h.handle), c.start(cfg, h.handle)
 				c.produce("t", 0, 50, 10, 2)
 				c.allCommitted("t", 30*time.Second)
 				c.must(c.DeleteTopic(tt.topic))
@@ -272,13 +257,8 @@ func TestRebalanceWithoutATopic(t *testing.T) {
 				b.stop()
 				c.produce("t", 50, 100, 10, 2)
 				if tt.want != nil {
-					select {
-					case <-a.done:
-					case <-time.After(2 * time.Minute):
-						t.Fatalf("runs on: %+v", a.src.Stats())
-					}
-					if !errors.Is(a.err, tt.want) {
-						t.Errorf("Run: %v", a.err)
+					if err := a.ends(2 * time.Minute); !errors.Is(err, tt.want) {
+						t.Errorf("Run: %v", err)
 					}
 					return
 				}
@@ -293,9 +273,7 @@ func TestRebalanceWithoutATopic(t *testing.T) {
 					return nil
 				})
 				a.stop()
-				if h.distinct() != 100 || h.duplicates() > 0 {
-					t.Errorf("handled %d of 100, %d twice", h.distinct(), h.duplicates())
-				}
+				h.exactly(t, 100)
 			})
 		})
 	}

@@ -98,9 +98,7 @@ func TestDeferComesBackWhole(t *testing.T) {
 func (c *cluster) produceOther(topic string, partition int32, n int) {
 	c.t.Helper()
 	for range n {
-		if err := c.cl.ProduceSync(c.t.Context(), &kgo.Record{Topic: topic, Partition: partition, Key: []byte("other")}).FirstErr(); err != nil {
-			c.t.Fatal(err)
-		}
+		c.put(topic, partition, "other", "")
 	}
 }
 
@@ -150,12 +148,7 @@ func TestDeferSurvives(t *testing.T) {
 					members[0].stop()
 					members = append(members[1:], c.start(c.config("t"), handle))
 				}
-				c.eventually(5*time.Minute, func() error {
-					if n := h.distinct(); n != messages {
-						return fmt.Errorf("handled %d", n)
-					}
-					return nil
-				})
+				c.handled(h, messages, 5*time.Minute)
 				time.Sleep(10 * time.Second)
 				for topic := range c.GroupInfo(groupName).Commits {
 					c.allCommitted(topic, 30*time.Second)
@@ -234,10 +227,9 @@ func TestLanesFollowTheirPartition(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 1, kfake.SeedTopics(7, "t", "u"))
 		defer c.close()
-		handle := func(ctx context.Context, d delivery) error { return d.Ack(ctx) }
 		var members []*member
 		for range 3 {
-			members = append(members, c.start(c.config("t", "u"), handle))
+			members = append(members, c.start(c.config("t", "u"), ack))
 			info, err := c.WaitGroupStable(t.Context(), groupName, len(members))
 			if err != nil {
 				t.Fatal(err)
@@ -413,12 +405,7 @@ func TestTopicsOfOursDeleted(t *testing.T) {
 		c.must(c.DeleteTopic("dlq.t.g"))
 		time.Sleep(time.Second)
 		c.produce("t", 30, 60, 10, 2)
-		c.eventually(2*time.Minute, func() error {
-			if h.distinct() != 60 {
-				return fmt.Errorf("handled %d of 60", h.distinct())
-			}
-			return nil
-		})
+		c.handled(h, 60, 2*time.Minute)
 		c.allCommitted("t", 10*time.Second)
 		m.stop()
 		if n := len(c.PartitionInfos("dlq.t.g")); n != 2 {
@@ -454,12 +441,7 @@ func TestLaneComesAgainAsLong(t *testing.T) {
 		}
 		c.must(c.CreateTopic(lane, 1, nil))
 		c.produce(lane, n, 2*n+5, 1, 1)
-		c.eventually(time.Minute, func() error {
-			if h.distinct() != 2*n+5 {
-				return fmt.Errorf("handled %d", h.distinct())
-			}
-			return nil
-		})
+		c.handled(h, 2*n+5, time.Minute)
 		c.allCommitted(lane, 10*time.Second)
 		if h.duplicates() > 0 {
 			t.Errorf("%d duplicates", h.duplicates())

@@ -1,8 +1,6 @@
 package fluxkafka_test
 
 import (
-	"context"
-	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,20 +25,12 @@ func TestRemembersWhatItCouldNotCommit(t *testing.T) {
 				c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
 				defer c.close()
 				h := newHistory()
-				m := c.start(c.config("t"), func(ctx context.Context, d delivery) error {
-					h.add(d.Message())
-					return d.Ack(ctx)
-				})
+				m := c.start(c.config("t"), h.handle)
 				c.produce("t", 0, tt.before, 10, 1)
 				time.Sleep(2 * time.Second)
 				commits := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Err: kerr.CoordinatorNotAvailable, Count: -1})
 				c.produce("t", tt.before, 100, 10, 1)
-				c.eventually(5*time.Second, func() error {
-					if h.distinct() < 100 {
-						return fmt.Errorf("handled %d", h.distinct())
-					}
-					return nil
-				})
+				c.handled(h, 100, 5*time.Second)
 				// It loses its membership before it can commit.
 				heartbeat := c.Fault(
 					kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.UnknownMemberID, Count: 1},

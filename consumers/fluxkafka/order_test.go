@@ -14,7 +14,6 @@ import (
 	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kfake"
 
-	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 )
@@ -29,20 +28,13 @@ func TestOrderThroughDeferrals(t *testing.T) {
 				const messages, keys, tenants, partitions = 300, 20, 5, 3
 				c := newCluster(t, 1, kfake.SeedTopics(partitions, "t"))
 				defer c.close()
-				limiter, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(3)})
-				if err != nil {
-					t.Fatal(err)
-				}
 				number := func(s []byte) int {
 					n, _ := strconv.Atoi(string(s))
 					return n
 				}
-				gate := stream.Config[*kafka.Message]{
-					Limiter:  limiter,
-					Tenant:   func(m *kafka.Message) string { return strconv.Itoa(number(m.Key[1:]) % tenants) },
-					OrderKey: func(m *kafka.Message) string { return string(m.Key) },
-					Policy:   stream.Policy{MaxWait: time.Second, MaxDeferrals: -1},
-				}
+				gate := gateConfig(t, gcra.PerSecond(3))
+				gate.OrderKey, gate.Policy = gate.Tenant, stream.Policy{MaxWait: time.Second, MaxDeferrals: -1}
+				gate.Tenant = func(m *kafka.Message) string { return strconv.Itoa(number(m.Key[1:]) % tenants) }
 				cfg := c.config("t")
 				cfg.Lanes, cfg.FetchWait = lanes, 5*time.Second
 				var mu sync.Mutex
@@ -69,12 +61,7 @@ func TestOrderThroughDeferrals(t *testing.T) {
 				c.produce("t", 0, messages/2, keys, partitions)
 				time.Sleep(4 * time.Second)
 				c.produce("t", messages/2, messages, keys, partitions)
-				c.eventually(5*time.Minute, func() error {
-					if n := h.distinct(); n != messages {
-						return fmt.Errorf("handled %d of %d", n, messages)
-					}
-					return nil
-				})
+				c.handled(h, messages, 5*time.Minute)
 				m.stop()
 				if err := h.inOrder(); err != nil {
 					t.Error(err)

@@ -73,14 +73,8 @@ func TestConfigRefuses(t *testing.T) {
 // it took.
 func refuses(c *cluster, cfg fluxkafka.Config) (took time.Duration, err error) {
 	began := time.Now()
-	m := c.start(cfg, func(ctx context.Context, d delivery) error { return d.Ack(ctx) })
-	select {
-	case <-m.done:
-	case <-time.After(5 * time.Minute):
-		m.stop()
-		return time.Since(began), nil
-	}
-	return time.Since(began), m.err
+	err = c.start(cfg, ack).ends(5 * time.Minute)
+	return time.Since(began), err
 }
 
 func TestRefusesToStart(t *testing.T) {
@@ -143,10 +137,7 @@ func TestBrokerAway(t *testing.T) {
 		defer c.close()
 		h := newHistory()
 		cfg := c.config("t")
-		m := c.start(cfg, func(ctx context.Context, d delivery) error {
-			h.add(d.Message())
-			return d.Ack(ctx)
-		})
+		m := c.start(cfg, h.handle)
 		c.produce("t", 0, 50, 10, 2)
 		c.allCommitted("t", 10*time.Second)
 		if s := m.src.Stats(); !s.Member || len(s.Partitions) != 10 || s.Fault != nil {
@@ -211,26 +202,17 @@ func TestOffsetPolicies(t *testing.T) {
 				c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
 				defer c.close()
 				h := newHistory()
-				handle := func(ctx context.Context, d delivery) error {
-					h.add(d.Message())
-					return d.Ack(ctx)
-				}
 				cfg := c.config("t")
 				cfg.Start, cfg.OutOfRange = tt.with.start, tt.with.outOfRange
 				c.produce("t", 0, 10, 1, 1)
-				m := c.start(cfg, handle)
+				m := c.start(cfg, h.handle)
 				c.allCommitted("t", 10*time.Second)
 				m.stop()
 				tt.event(c)
-				m = c.start(cfg, handle)
+				m = c.start(cfg, h.handle)
 				if tt.err != nil {
-					select {
-					case <-m.done:
-					case <-time.After(time.Minute):
-						t.Fatalf("runs on at %d of %+v", c.committed("t", 0), m.src.Stats())
-					}
-					if !errors.Is(m.err, tt.err) || !strings.Contains(m.err.Error(), "t/0") {
-						t.Errorf("Run: %v", m.err)
+					if err := m.ends(time.Minute); !errors.Is(err, tt.err) || !strings.Contains(err.Error(), "t/0") {
+						t.Errorf("Run: %v", err)
 					}
 					return
 				}
@@ -295,18 +277,14 @@ func TestStartLast(t *testing.T) {
 		c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
 		defer c.close()
 		h := newHistory()
-		handle := func(ctx context.Context, d delivery) error {
-			h.add(d.Message())
-			return d.Ack(ctx)
-		}
 		cfg := c.config("t")
 		cfg.Start = fluxkafka.Last
 		c.produce("t", 0, 10, 1, 1)
-		m := c.start(cfg, handle)
+		m := c.start(cfg, h.handle)
 		time.Sleep(5 * time.Second)
 		m.stop()
 		c.produce("t", 10, 20, 1, 1)
-		m = c.start(cfg, handle)
+		m = c.start(cfg, h.handle)
 		time.Sleep(5 * time.Second)
 		if h.distinct() != 10 || h.has(9) {
 			t.Errorf("handled %d values; before the group's start: %v", h.distinct(), h.has(9))
@@ -324,12 +302,7 @@ func TestStartLast(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		c.eventually(time.Minute, func() error {
-			if h.distinct() != 20 {
-				return fmt.Errorf("handled %d", h.distinct())
-			}
-			return nil
-		})
+		c.handled(h, 20, time.Minute)
 		if n := len(c.PartitionInfos("t.g.defer-2s")); n != 2 {
 			t.Errorf("the lane has %d partitions", n)
 		}
@@ -342,23 +315,15 @@ func TestTopicDeleted(t *testing.T) {
 		c := newCluster(t, 1, kfake.SeedTopics(1, "t", "u"))
 		defer c.close()
 		h := newHistory()
-		m := c.start(c.config("t", "u"), func(ctx context.Context, d delivery) error {
-			h.add(d.Message())
-			return d.Ack(ctx)
-		})
+		m := c.start(c.config("t", "u"), h.handle)
 		time.Sleep(3 * time.Second)
 		c.must(c.DeleteTopic("t"))
 		// The other topic goes on meanwhile.
 		time.Sleep(5 * time.Second)
 		c.produce("u", 0, 5, 1, 1)
 		c.allCommitted("u", 5*time.Second)
-		select {
-		case <-m.done:
-		case <-time.After(2 * time.Minute):
-			t.Fatal("the source does not notice")
-		}
-		if !errors.Is(m.err, fluxkafka.ErrTopic) || !strings.Contains(m.err.Error(), `"t" was deleted`) {
-			t.Errorf("Run: %v", m.err)
+		if err := m.ends(2 * time.Minute); !errors.Is(err, fluxkafka.ErrTopic) || !strings.Contains(err.Error(), `"t" was deleted`) {
+			t.Errorf("Run: %v", err)
 		}
 	})
 }
@@ -370,10 +335,7 @@ func TestPattern(t *testing.T) {
 		h := newHistory()
 		cfg := c.config()
 		cfg.Pattern = regexp.MustCompile("orders")
-		m := c.start(cfg, func(ctx context.Context, d delivery) error {
-			h.add(d.Message())
-			return d.Ack(ctx)
-		})
+		m := c.start(cfg, h.handle)
 		time.Sleep(30 * time.Second) // nothing matches yet
 		if s := m.src.Stats(); s.Member || !errors.Is(s.Fault, fluxkafka.ErrTopic) {
 			t.Errorf("with no topic: %+v", s)
@@ -386,12 +348,7 @@ func TestPattern(t *testing.T) {
 			c.produce(topic, i*10, i*10+10, 4, 2)
 			c.produce(topic+".other.defer-1m30s", 100, 105, 1, 1)
 			c.produce("dlq."+topic+".other", 100, 105, 1, 1)
-			c.eventually(time.Minute, func() error {
-				if h.distinct() != i*10+10 {
-					return fmt.Errorf("handled %d", h.distinct())
-				}
-				return nil
-			})
+			c.handled(h, i*10+10, time.Minute)
 		}
 		c.must(c.DeleteTopic("orders.eu"))
 		time.Sleep(time.Minute) // until it is believed
@@ -403,9 +360,7 @@ func TestPattern(t *testing.T) {
 			}
 		}
 		m.stop()
-		if h.distinct() != 30 || h.duplicates() != 0 {
-			t.Errorf("handled %d, %d duplicates", h.distinct(), h.duplicates())
-		}
+		h.exactly(t, 30)
 	})
 }
 
@@ -464,7 +419,7 @@ func TestTLSAndSASL(t *testing.T) {
 				}
 				w.Close()
 				w.Transport.(*kafka.Transport).CloseIdleConnections()
-				m := c.start(cfg, func(ctx context.Context, d delivery) error { return d.Ack(ctx) })
+				m := c.start(cfg, ack)
 				c.allCommitted("t", 20*time.Second)
 				m.stop()
 			})

@@ -19,7 +19,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/consumers/fluxkafka"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
@@ -161,12 +160,9 @@ func (k *realKafka) config(topic string) fluxkafka.Config {
 // member runs a source and a gate until its result is called.
 func (k *realKafka) member(cfg fluxkafka.Config, limit gcra.Limit, policy stream.Policy, handle stream.Handler[*kafka.Message]) (src *fluxkafka.Source, stop func()) {
 	k.t.Helper()
-	limiter, err := flux.New(flux.Config[string]{Limit: limit})
-	if err != nil {
-		k.t.Fatal(err)
-	}
-	key := func(m *kafka.Message) string { return string(m.Key) }
-	gate, err := stream.New(stream.Config[*kafka.Message]{Limiter: limiter, Tenant: key, OrderKey: key, Policy: policy})
+	gateConfig := gateConfig(k.t, limit)
+	gateConfig.OrderKey, gateConfig.Policy = gateConfig.Tenant, policy
+	gate, err := stream.New(gateConfig)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -509,9 +505,7 @@ func (k *realKafka) testRebalances(t *testing.T) {
 	if err := h.inOrder(); err != nil {
 		t.Error(err)
 	}
-	if h.distinct() != messages || h.duplicates() != 0 {
-		t.Errorf("handled %d of %d, %d twice", h.distinct(), messages, h.duplicates())
-	}
+	h.exactly(t, messages)
 }
 
 // testKill kills the broker in mid-stream, twice.

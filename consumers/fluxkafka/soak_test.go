@@ -19,7 +19,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/consumers/fluxkafka"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
@@ -90,22 +89,15 @@ func soak(t *testing.T, ch churn, seed uint64) int {
 	if ch.throttle {
 		limit = gcra.PerSecond(1)
 	}
-	gate := stream.Config[*kafka.Message]{
-		Window: 500, TenantWindow: 500, Workers: 100, Policy: stream.Policy{MaxWait: time.Second, MaxDeferrals: -1},
-		Tenant:   func(m *kafka.Message) string { return string(m.Key) },
-		OrderKey: func(m *kafka.Message) string { return string(m.Key) },
-	}
 	cfg := c.config("t")
 	cfg.Lanes, cfg.FetchWait = []time.Duration{time.Second}, 5*time.Second // less to simulate
 	if ch.throttle {
 		cfg.Lanes = append(cfg.Lanes, 8*time.Second)
 	}
 	start := func() *member {
-		limiter, err := flux.New(flux.Config[string]{Limit: limit}) // each process has its own
-		if err != nil {
-			t.Fatal(err)
-		}
-		gate.Limiter = limiter
+		gate := gateConfig(t, limit) // each process has a limiter of its own
+		gate.OrderKey, gate.Policy = gate.Tenant, stream.Policy{MaxWait: time.Second, MaxDeferrals: -1}
+		gate.Window, gate.TenantWindow, gate.Workers = 500, 500, 100
 		return c.startGate(cfg, gate, func(ctx context.Context, msg *kafka.Message) error {
 			v, _ := strconv.Atoi(string(msg.Value))
 			work := time.Duration(v%7)*20*time.Millisecond + time.Duration(v)*time.Microsecond // no two events at once

@@ -2,7 +2,6 @@ package fluxkafka_test
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,7 +9,6 @@ import (
 	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kfake"
 
-	"github.com/fluxlimiter/flux"
 	"github.com/fluxlimiter/flux/gcra"
 	"github.com/fluxlimiter/flux/stream"
 )
@@ -20,17 +18,12 @@ func TestCannotDeferWithoutLanes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
 		defer c.close()
-		lim, err := flux.New(flux.Config[string]{Limit: gcra.PerSecond(1)})
-		if err != nil {
-			t.Fatal(err)
-		}
+		gate := gateConfig(t, gcra.PerSecond(1))
+		gate.Policy.OnDenied = stream.Defer
 		for _, lanes := range [][]time.Duration{{}, {time.Second}} {
 			cfg := c.config("t")
 			cfg.Lanes = lanes
-			m := c.startGate(cfg, stream.Config[*kafka.Message]{
-				Limiter: lim, Tenant: func(*kafka.Message) string { return "acme" },
-				Policy: stream.Policy{OnDenied: stream.Defer},
-			}, func(context.Context, *kafka.Message) error { return nil }, func(*kafka.Message) {})
+			m := c.startGate(cfg, gate, func(context.Context, *kafka.Message) error { return nil }, func(*kafka.Message) {})
 			time.Sleep(5 * time.Second)
 			m.cancel()
 			<-m.done
@@ -46,19 +39,10 @@ func TestDeliversCommitsAndResumes(t *testing.T) {
 		c := newCluster(t, 1, kfake.SeedTopics(4, "t"))
 		defer c.close()
 		h := newHistory()
-		handle := func(ctx context.Context, d delivery) error {
-			h.add(d.Message())
-			return d.Ack(ctx)
-		}
 		for round := range 3 {
 			c.produce("t", round*100, (round+1)*100, 10, 4)
-			m := c.start(c.config("t"), handle)
-			c.eventually(10*time.Second, func() error {
-				if n := h.distinct(); n != (round+1)*100 {
-					return fmt.Errorf("handled %d", n)
-				}
-				return nil
-			})
+			m := c.start(c.config("t"), h.handle)
+			c.handled(h, (round+1)*100, 10*time.Second)
 			m.stop()
 			c.allCommitted("t", 0)
 		}

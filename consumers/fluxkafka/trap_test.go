@@ -83,7 +83,7 @@ func TestTrapStaleCommit(t *testing.T) {
 			return d.Ack(ctx)
 		})
 		time.Sleep(3 * time.Second)
-		b := c.start(c.config("t"), func(ctx context.Context, d delivery) error { return d.Ack(ctx) })
+		b := c.start(c.config("t"), ack)
 		time.Sleep(20 * time.Second)
 		moved := -1
 		for p := range 2 {
@@ -156,19 +156,15 @@ func TestTrapIdleRestarts(t *testing.T) {
 		c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
 		defer c.close()
 		h := newHistory()
-		handle := func(ctx context.Context, d delivery) error {
-			h.add(d.Message())
-			return d.Ack(ctx)
-		}
 		c.produce("t", 0, 10, 1, 1)
-		m := c.start(c.config("t"), handle)
+		m := c.start(c.config("t"), h.handle)
 		c.allCommitted("t", 10*time.Second)
 		m.stop()
 		for range 3 {
 			idle(c)
 		}
 		c.produce("t", 10, 14, 1, 1)
-		m = c.start(c.config("t"), handle)
+		m = c.start(c.config("t"), h.handle)
 		time.Sleep(10 * time.Second)
 		m.stop()
 		if !h.has(10) {
@@ -179,7 +175,7 @@ func TestTrapIdleRestarts(t *testing.T) {
 	trap(t, func(t *testing.T) error {
 		t.Helper()
 		return scenario(t, func(c *cluster) {
-			m := c.start(c.config("t"), func(ctx context.Context, d delivery) error { return d.Ack(ctx) })
+			m := c.start(c.config("t"), ack)
 			time.Sleep(5 * time.Second)
 			m.stop()
 		})
@@ -220,11 +216,10 @@ func TestTrapSlowRebalance(t *testing.T) {
 		defer c.close()
 		cfg := c.config("t")
 		cfg.FetchWait, cfg.HeartbeatInterval = 10*time.Second, 250*time.Millisecond
-		handle := func(ctx context.Context, d delivery) error { return d.Ack(ctx) }
-		a := c.start(cfg, handle)
+		a := c.start(cfg, ack)
 		time.Sleep(5 * time.Second)
 		began := time.Now()
-		b := c.start(cfg, handle)
+		b := c.start(cfg, ack)
 		defer a.stop()
 		defer b.stop()
 		if _, err := c.WaitGroupStable(t.Context(), groupName, 2); err != nil {
