@@ -67,12 +67,7 @@ func (e *env) gate(src stream.Source[*fluxnats.Msg], limit gcra.Limit, cfg strea
 	if err != nil {
 		e.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(e.Context())
-	g := &gated{&running{e: e, cancel: cancel, done: make(chan struct{})}, gate}
-	go func() {
-		defer close(g.done)
-		g.err = gate.Run(ctx, src, handle)
-	}()
+	g := &gated{e.begin(func(ctx context.Context) error { return gate.Run(ctx, src, handle) }), gate}
 	time.Sleep(time.Millisecond) // it has subscribed
 	return g
 }

@@ -62,18 +62,21 @@ func (d *coreDelivery) DeadLetter(ctx context.Context, l stream.Letter) error {
 func (d *coreDelivery) Release() {
 	r := d.r
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if d.over {
+	again, ended := d.over, r.isIdle
+	d.over = true
+	if !again && !ended {
+		r.released = append(r.released, d)
+	}
+	r.mu.Unlock()
+	if again {
 		return
 	}
-	d.over = true
 	r.src.stats.released.Add(1)
-	if r.isIdle {
-		// The run has ended by an error, and nobody is left to publish anything.
+	if ended {
+		// By an error, and nobody is left to publish anything.
 		r.src.discard(&d.msg, reasonReleased, nil)
 		return
 	}
-	r.released = append(r.released, d)
 	poke(r.parting)
 }
 

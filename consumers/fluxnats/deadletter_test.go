@@ -122,9 +122,8 @@ func TestDeadLetterIsStoredOnce(t *testing.T) {
 				} else {
 					l.after = first
 				}
-				js := e.jetStream(e.dial(&l))
 				var tries atomic.Int32
-				r := e.run(e.sourceOn(js, fluxnats.Config{}), newIntake(4, func(ctx context.Context, d delivery) {
+				r := e.run(e.sourceOver(&l, fluxnats.Config{}), newIntake(4, func(ctx context.Context, d delivery) {
 					tries.Add(1)
 					for d.DeadLetter(ctx, stream.Letter{Reason: stream.ReasonPermanent}) != nil {
 						tries.Add(1)

@@ -179,9 +179,8 @@ func TestCrashBetweenCopyAndAcknowledgement(t *testing.T) {
 		e.source(fluxnats.Config{}, fluxnats.Layout{AckWait: 2 * time.Second})
 		e.publish(1)
 		l := line{cut: func(b []byte) bool { return bytes.Contains(b, []byte("+ACK")) }}
-		js := e.jetStream(e.dial(&l, nats.NoReconnect()))
 		due := time.Now().Add(30 * time.Second)
-		first := e.run(e.sourceOn(js, fluxnats.Config{}), newIntake(4, func(ctx context.Context, d delivery) {
+		first := e.run(e.sourceOver(&l, fluxnats.Config{}, nats.NoReconnect()), newIntake(4, func(ctx context.Context, d delivery) {
 			if err := d.Defer(ctx, stream.Deferral{Until: due, Deferrals: 1}); err == nil {
 				t.Error("the acknowledgement got through")
 			}
@@ -265,15 +264,13 @@ func TestReleaseAfterAHalfDoneDeferral(t *testing.T) {
 	bubble(t, func(e *env) {
 		e.source(fluxnats.Config{}, fluxnats.Layout{})
 		e.publish(1)
-		var deaf atomic.Bool
-		deaf.Store(true)
-		l := line{drop: func(b []byte) bool { return deaf.Load() && bytes.Contains(b, []byte("+ACK")) }}
-		js := e.jetStream(e.dial(&l))
-		r := e.run(e.sourceOn(js, fluxnats.Config{}), newIntake(4, func(ctx context.Context, d delivery) {
+		var l line
+		l.lose("+ACK")
+		r := e.run(e.sourceOver(&l, fluxnats.Config{}), newIntake(4, func(ctx context.Context, d delivery) {
 			if err := d.Defer(ctx, stream.Deferral{Until: time.Now().Add(time.Hour), Deferrals: 1}); err == nil {
 				t.Error("the acknowledgement got through")
 			}
-			deaf.Store(false)
+			l.lose()
 			d.Release()
 		}))
 		time.Sleep(10 * time.Second)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,18 +53,11 @@ func TestDeliveryThatTheNewLeaderForgot(t *testing.T) {
 	bubble(t, func(e *env) {
 		e.source(fluxnats.Config{}, fluxnats.Layout{AckWait: time.Second})
 		e.publish(10)
-		var lossy atomic.Bool
-		lossy.Store(true)
-		l := line{
-			drop: func(b []byte) bool {
-				return lossy.Load() && (bytes.Contains(b, []byte("+ACK")) || bytes.Contains(b, []byte("+WPI")))
-			},
-			rewrite: func(b []byte) []byte {
-				return bytes.ReplaceAll(b, []byte(" $JS.ACK.S.c.2."), []byte(" $JS.ACK.S.c.1."))
-			},
-		}
-		js := e.jetStream(e.dial(&l))
-		src := e.sourceOn(js, fluxnats.Config{})
+		l := line{rewrite: func(b []byte) []byte {
+			return bytes.ReplaceAll(b, []byte(" $JS.ACK.S.c.2."), []byte(" $JS.ACK.S.c.1."))
+		}}
+		l.lose("+ACK", "+WPI")
+		src := e.sourceOver(&l, fluxnats.Config{})
 		var seen tally
 		r := e.run(src, newIntake(64, func(ctx context.Context, d delivery) {
 			seen.add(d.Message())
@@ -78,7 +70,7 @@ func TestDeliveryThatTheNewLeaderForgot(t *testing.T) {
 			e.must(d.Ack(ctx))
 		}))
 		time.Sleep(1100 * time.Millisecond)
-		lossy.Store(false)
+		l.lose()
 		time.Sleep(10 * time.Second)
 		r.stop()
 		seen.exactly(e.T, 10)
@@ -95,15 +87,13 @@ func TestLostAcknowledgementOfLongAgo(t *testing.T) {
 		e.source(fluxnats.Config{}, fluxnats.Layout{AckWait: 10 * time.Second})
 		const early, late = 100, 10_000
 		e.publish(early)
-		var lossy atomic.Bool
-		lossy.Store(true)
-		l := line{drop: func(b []byte) bool { return lossy.Load() && bytes.Contains(b, []byte("+ACK")) }}
-		js := e.jetStream(e.dial(&l))
-		src := e.sourceOn(js, fluxnats.Config{})
+		var l line
+		l.lose("+ACK")
+		src := e.sourceOver(&l, fluxnats.Config{})
 		var seen tally
 		r := e.run(src, newIntake(200, e.acks(&seen)))
 		time.Sleep(time.Second)
-		lossy.Store(false)
+		l.lose()
 		for i := range late {
 			e.send(&nats.Msg{Subject: "in.x", Data: fmt.Append(nil, early+i)})
 		}

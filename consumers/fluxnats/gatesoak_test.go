@@ -76,8 +76,7 @@ func newGateSoak(e *env, seed uint64) *gateSoak {
 		layout.Retention = jetstream.WorkQueuePolicy
 	}
 	e.source(cfg, layout)
-	js := e.jetStream(e.dial(&s.line))
-	s.src = e.sourceOn(js, cfg)
+	s.src = e.sourceOver(&s.line, cfg)
 
 	var messages []*streamtest.Message
 	for i := range int64(150) {

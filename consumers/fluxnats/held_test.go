@@ -1,9 +1,7 @@
 package fluxnats_test
 
 import (
-	"bytes"
 	"context"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,8 +71,7 @@ func TestRedeliveryOfAHeldMessageIsSwallowed(t *testing.T) {
 		e.source(fluxnats.Config{}, fluxnats.Layout{AckWait: time.Second})
 		e.publish(10)
 		var l line
-		js := e.jetStream(e.dial(&l))
-		src := e.sourceOn(js, fluxnats.Config{})
+		src := e.sourceOver(&l, fluxnats.Config{})
 		var seen tally
 		in := newIntake(64, func(ctx context.Context, d delivery) {
 			seen.add(d.Message())
@@ -105,15 +102,13 @@ func TestLostAcknowledgementIsSentAgain(t *testing.T) {
 	bubble(t, func(e *env) {
 		e.source(fluxnats.Config{}, fluxnats.Layout{AckWait: time.Second})
 		e.publish(100)
-		var lossy atomic.Bool
-		lossy.Store(true)
-		l := line{drop: func(b []byte) bool { return lossy.Load() && bytes.Contains(b, []byte("+ACK")) }}
-		js := e.jetStream(e.dial(&l))
-		src := e.sourceOn(js, fluxnats.Config{})
+		var l line
+		l.lose("+ACK")
+		src := e.sourceOver(&l, fluxnats.Config{})
 		var seen tally
 		r := e.run(src, newIntake(64, e.acks(&seen)))
 		time.Sleep(500 * time.Millisecond)
-		lossy.Store(false)
+		l.lose()
 		time.Sleep(10 * time.Second)
 		r.stop()
 		seen.exactly(e.T, 100)

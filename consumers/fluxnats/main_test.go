@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -158,6 +159,7 @@ type line struct {
 	down atomic.Bool            // new connections fail
 	cut  func(sent []byte) bool // reports what the line breaks at, instead of sending it
 	drop func(sent []byte) bool // reports publications that are lost on the way
+	lost atomic.Pointer[[]string]
 
 	after func(sent []byte) bool // reports what the line breaks after
 
@@ -171,6 +173,16 @@ func (l *line) set(c net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.c = c
+}
+
+// lose makes publications get lost on the way that contain one of the words, until
+// it is called again.
+func (l *line) lose(words ...string) { l.lost.Store(&words) }
+
+// loses reports whether publications are lost on the way.
+func (l *line) loses(sent []byte) bool {
+	words := l.lost.Load()
+	return words != nil && slices.ContainsFunc(*words, func(w string) bool { return bytes.Contains(sent, []byte(w)) }) || l.drop != nil && l.drop(sent)
 }
 
 // fail cuts the line.
@@ -201,7 +213,7 @@ func (c *lineConn) Write(b []byte) (int, error) {
 	if c.l.cut != nil && c.l.cut(b) {
 		c.l.fail()
 	}
-	if c.l.drop != nil && c.l.drop(b) {
+	if c.l.loses(b) {
 		// Publications are lost. A subscription before them may share their write,
 		// depending on when the client's flusher runs, and gets through.
 		n := 0
@@ -238,6 +250,12 @@ func (e *env) source(cfg fluxnats.Config, l fluxnats.Layout) *fluxnats.Source {
 func (e *env) newSource(cfg fluxnats.Config) *fluxnats.Source {
 	e.Helper()
 	return e.sourceOn(e.js, cfg)
+}
+
+// sourceOver returns a source with a connection of its own, over a line.
+func (e *env) sourceOver(l *line, cfg fluxnats.Config, opts ...nats.Option) *fluxnats.Source {
+	e.Helper()
+	return e.sourceOn(e.jetStream(e.dial(l, opts...)), cfg)
 }
 
 // sourceOn returns a source with a connection of its own.
@@ -383,7 +401,8 @@ func releaseAll(deliveries []stream.Delivery[*fluxnats.Msg]) {
 	}
 }
 
-// running is a source that runs.
+// running is something that goes on until it is stopped: the run of a source, of a
+// gate, or a watch.
 type running struct {
 	e      *env
 	cancel context.CancelFunc
@@ -392,11 +411,15 @@ type running struct {
 }
 
 func (e *env) run(src *fluxnats.Source, in stream.Intake[*fluxnats.Msg]) *running {
+	return e.begin(func(ctx context.Context) error { return src.Run(ctx, in) })
+}
+
+func (e *env) begin(run func(context.Context) error) *running {
 	ctx, cancel := context.WithCancel(e.Context())
 	r := &running{e: e, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(r.done)
-		r.err = src.Run(ctx, in)
+		r.err = run(ctx)
 	}()
 	return r
 }

@@ -1,7 +1,6 @@
 package fluxnats_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -165,15 +164,15 @@ func TestNaiveOrder(t *testing.T) {
 func TestNaiveAcknowledgement(t *testing.T) {
 	bubble(t, func(e *env) {
 		e.naive(10, streamConfig{}, consumerConfig{AckWait: time.Second})
-		var lossy atomic.Bool
-		lossy.Store(true)
-		nc := e.dial(&line{drop: func(b []byte) bool { return lossy.Load() && bytes.Contains(b, []byte("+ACK")) }})
+		var l line
+		l.lose("+ACK")
+		nc := e.dial(&l)
 		defer nc.Close()
 		handled := e.consume(nc, func(m jetstream.Msg) {
 			_ = m.Ack()
 		}, func() {
 			time.Sleep(500 * time.Millisecond)
-			lossy.Store(false)
+			l.lose()
 			time.Sleep(time.Minute)
 		})
 		if handled != 20 {
@@ -210,8 +209,8 @@ func (e *env) consume(nc *nats.Conn, handle func(jetstream.Msg), f func()) int {
 func TestNaiveLostRequest(t *testing.T) {
 	bubble(t, func(e *env) {
 		e.naive(0, streamConfig{}, consumerConfig{})
-		var deaf atomic.Bool
-		nc := e.dial(&line{drop: func(b []byte) bool { return deaf.Load() && bytes.Contains(b, []byte("CONSUMER.MSG.NEXT")) }})
+		var l line
+		nc := e.dial(&l)
 		defer nc.Close()
 		var sent time.Time
 		var dwell atomic.Int64
@@ -220,9 +219,9 @@ func TestNaiveLostRequest(t *testing.T) {
 			_ = m.Ack()
 		}, func() {
 			time.Sleep(29 * time.Second)
-			deaf.Store(true) // the second request is lost
+			l.lose("CONSUMER.MSG.NEXT") // the second request is lost
 			time.Sleep(2 * time.Second)
-			deaf.Store(false)
+			l.lose()
 			sent = time.Now()
 			e.publish(1)
 			time.Sleep(2 * time.Minute)

@@ -73,16 +73,9 @@ func TestLostRequestIsRenewed(t *testing.T) {
 	bubble(t, func(e *env) {
 		e.source(fluxnats.Config{}, fluxnats.Layout{})
 		var l line
-		deaf := false
-		var mu sync.Mutex
-		l.drop = func(b []byte) bool {
-			mu.Lock()
-			defer mu.Unlock()
-			return deaf && bytes.Contains(b, []byte("CONSUMER.MSG.NEXT"))
-		}
-		js := e.jetStream(e.dial(&l))
-		src := e.sourceOn(js, fluxnats.Config{})
+		src := e.sourceOver(&l, fluxnats.Config{})
 		var seen tally
+		var mu sync.Mutex
 		var last time.Time
 		in := newIntake(64, func(ctx context.Context, d delivery) {
 			seen.add(d.Message())
@@ -93,13 +86,9 @@ func TestLostRequestIsRenewed(t *testing.T) {
 		})
 		r := e.run(src, in)
 		time.Sleep(2900 * time.Millisecond)
-		mu.Lock()
-		deaf = true // the request of the third second is lost
-		mu.Unlock()
+		l.lose("CONSUMER.MSG.NEXT") // the request of the third second is lost
 		time.Sleep(200 * time.Millisecond)
-		mu.Lock()
-		deaf = false
-		mu.Unlock()
+		l.lose()
 		start := time.Now()
 		e.publish(1)
 		time.Sleep(10 * time.Second)

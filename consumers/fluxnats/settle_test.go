@@ -13,28 +13,13 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/fluxlimiter/flux/consumers/fluxnats"
-	"github.com/fluxlimiter/flux/stream"
 )
 
 // A verdict that the server confirmed and then forgot, as one that is elected
 // leader may have, is given again when the message comes again, however the
 // message was settled; and the message is not handled again.
 func TestConfirmedVerdictThatIsForgotten(t *testing.T) {
-	later := stream.Deferral{Deferrals: 1, Reason: stream.ReasonQuota}
-	for name, settle := range map[string]func(context.Context, delivery) error{
-		"ack": func(ctx context.Context, d delivery) error { return d.Ack(ctx) },
-		"defer": func(ctx context.Context, d delivery) error {
-			if d.Meta().Deferrals > 0 {
-				return d.Ack(ctx)
-			}
-			f := later
-			f.Until = time.Now().Add(time.Hour)
-			return d.Defer(ctx, f)
-		},
-		"dead letter": func(ctx context.Context, d delivery) error {
-			return d.DeadLetter(ctx, stream.Letter{Reason: stream.ReasonPermanent})
-		},
-	} {
+	for _, name := range []string{"confirmed ack", "defer", "dead letter"} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(e *env) {
 				e.source(fluxnats.Config{}, fluxnats.Layout{AckWait: time.Second})
@@ -51,12 +36,11 @@ func TestConfirmedVerdictThatIsForgotten(t *testing.T) {
 					e.must(e.nc.Publish(string(f[2]), nil))
 					return true
 				}}
-				js := e.jetStream(e.dial(&l))
-				src := e.sourceOn(js, fluxnats.Config{ConfirmAcks: true})
+				src := e.sourceOver(&l, fluxnats.Config{ConfirmAcks: true})
 				var handled atomic.Int32
 				r := e.run(src, newIntake(4, func(ctx context.Context, d delivery) {
 					handled.Add(1)
-					e.must(settle(ctx, d))
+					e.must(verdicts[name].settle(ctx, d))
 				}))
 				time.Sleep(10 * time.Second)
 				r.stop()
@@ -133,8 +117,7 @@ func TestSequencesOfAStreamMadeAnew(t *testing.T) {
 func (e *env) faraway(cfg fluxnats.Config) (src *fluxnats.Source, away func(func())) {
 	e.Helper()
 	l := new(line)
-	js := e.jetStream(e.dial(l))
-	return e.sourceOn(js, cfg), func(f func()) {
+	return e.sourceOver(l, cfg), func(f func()) {
 		l.down.Store(true)
 		l.fail()
 		time.Sleep(time.Millisecond)
@@ -203,7 +186,7 @@ func TestAcknowledgementsBeforeAnError(t *testing.T) {
 			e.source(fluxnats.Config{}, fluxnats.Layout{})
 			e.publish(20)
 			var l line
-			js := e.jetStream(e.dial(&l, nats.ReconnectBufSize(-1), nats.ReconnectWait(10*time.Millisecond)))
+			src := e.sourceOver(&l, fluxnats.Config{}, nats.ReconnectBufSize(-1), nats.ReconnectWait(10*time.Millisecond))
 			var seen tally
 			in := &failing{intake: newIntake(30, func(ctx context.Context, d delivery) {
 				time.Sleep(time.Second)
@@ -211,7 +194,7 @@ func TestAcknowledgementsBeforeAnError(t *testing.T) {
 				e.must(d.Ack(ctx))
 			})}
 			done := make(chan error)
-			go func() { done <- e.sourceOn(js, fluxnats.Config{}).Run(e.Context(), in) }()
+			go func() { done <- src.Run(e.Context(), in) }()
 			time.Sleep(990 * time.Millisecond)
 			l.down.Store(true)
 			l.fail()

@@ -44,14 +44,9 @@ func (e *env) abandon(con jetstream.Consumer) {
 	}
 }
 
-// watching is a Watch that goes on.
+// watch begins a Watch.
 func (e *env) watch(src *fluxnats.Source, cfg fluxnats.WatchConfig) *running {
-	ctx, cancel := context.WithCancel(e.Context())
-	r := &running{e: e, cancel: cancel, done: make(chan struct{})}
-	go func() {
-		defer close(r.done)
-		r.err = src.Watch(ctx, cfg)
-	}()
+	r := e.begin(func(ctx context.Context) error { return src.Watch(ctx, cfg) })
 	time.Sleep(10 * time.Millisecond) // it has set up
 	return r
 }
@@ -152,8 +147,7 @@ func TestWatchIsConfirmed(t *testing.T) {
 		l := line{after: func(b []byte) bool {
 			return bytes.Contains(b, []byte("HPUB dlq.")) && lost.Add(1) == 1
 		}}
-		js := e.jetStream(e.dial(&l))
-		src := e.sourceOn(js, fluxnats.Config{})
+		src := e.sourceOver(&l, fluxnats.Config{})
 		w := e.watch(src, fluxnats.WatchConfig{Create: true})
 		e.publish(5)
 		e.abandon(con)
