@@ -27,26 +27,11 @@ func TestKeyedBacklog(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			const span = 40
 			rate := tt.rate
-			s := newScene(t, limits{"a": gcra.PerSecond(rate).WithBurst(20)}, stream.Config[*message]{})
-			cfg := stream.Config[*message]{
-				Limiter:  s.lim,
-				Tenant:   func(m *message) string { return m.Tenant },
-				OrderKey: func(m *message) string { return m.Key },
-				Window:   tt.window,
-			}
+			s := newScene(t, limits{"a": gcra.PerSecond(rate).WithBurst(20)}, inOrder(stream.Config[*message]{Window: tt.window}))
 			if tt.slowly {
-				cfg.Limiter = slowly{s.lim}
+				s.use(inOrder(stream.Config[*message]{Limiter: slowly{s.lim}, Window: tt.window}))
 			}
-			var err error
-			if s.gate, err = stream.New(cfg); err != nil {
-				t.Fatal(err)
-			}
-			s.broker = streamtest.NewBroker(streamtest.Config{Partitions: 2, Fault: func(op streamtest.Kind, _ *message, _ int) error {
-				if op == streamtest.Deferred {
-					time.Sleep(2 * time.Millisecond)
-				}
-				return nil
-			}})
+			s.broker = streamtest.NewBroker(streamtest.Config{Partitions: 2, Fault: slowDeferrals})
 			n, rng := rate*span, rand.New(rand.NewPCG(1, 1))
 			for range n {
 				key := rng.IntN(50)
@@ -97,12 +82,7 @@ func TestBacklogOfMixedCosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rate, span = 100, 60
 		s := newScene(t, limits{"a": gcra.PerSecond(rate).WithBurst(4)}, stream.Config[*message]{Window: 37})
-		s.broker = streamtest.NewBroker(streamtest.Config{Partitions: 4, Fault: func(op streamtest.Kind, _ *message, _ int) error {
-			if op == streamtest.Deferred {
-				time.Sleep(2 * time.Millisecond)
-			}
-			return nil
-		}})
+		s.broker = streamtest.NewBroker(streamtest.Config{Partitions: 4, Fault: slowDeferrals})
 		rng := rand.New(rand.NewPCG(1, 1))
 		for spent := int64(0); spent < rate*span; {
 			m := message{Tenant: "a", Cost: 1 + rng.Int64N(4), Partition: rng.IntN(4)}
@@ -139,18 +119,20 @@ func TestBacklogOfASlowLimiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n, rate = 1000, 10
 		s := newScene(t, limits{"a": gcra.PerSecond(rate)}, stream.Config[*message]{})
-		var err error
-		s.gate, err = stream.New(stream.Config[*message]{
-			Limiter: slowly{s.lim}, Tenant: func(m *message) string { return m.Tenant }, Window: 512,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s.use(stream.Config[*message]{Limiter: slowly{s.lim}, Window: 512})
 		s.publish("a", n)
 		if took, want := s.run(), n*time.Second/rate; took > want*105/100 {
 			t.Errorf("took %v, want %v", took, want)
 		}
 	})
+}
+
+// slowDeferrals makes each deferral take a while.
+func slowDeferrals(op streamtest.Kind, _ *message, _ int) error {
+	if op == streamtest.Deferred {
+		time.Sleep(2 * time.Millisecond)
+	}
+	return nil
 }
 
 // slowly is a limiter that takes a while to answer.

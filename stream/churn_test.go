@@ -37,19 +37,9 @@ func TestKeyedBacklogOfASmallShare(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%d places, %d keys at %d per second", tt.share, tt.keys, tt.rate), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newScene(t, limits{"a": gcra.PerSecond(tt.rate).WithBurst(4)}, stream.Config[*message]{})
-				var err error
-				if s.gate, err = stream.New(stream.Config[*message]{
-					Limiter:         s.lim,
-					Tenant:          func(m *message) string { return m.Tenant },
-					OrderKey:        func(m *message) string { return m.Key },
-					Window:          37,
-					TenantWindow:    tt.share,
-					PartitionWindow: tt.partition,
-					Policy:          stream.Policy{MaxDeferrals: tt.denied},
-				}); err != nil {
-					t.Fatal(err)
-				}
+				s := newScene(t, limits{"a": gcra.PerSecond(tt.rate).WithBurst(4)}, inOrder(stream.Config[*message]{
+					Window: 37, TenantWindow: tt.share, PartitionWindow: tt.partition, Policy: stream.Policy{MaxDeferrals: tt.denied},
+				}))
 				s.broker = streamtest.NewBroker(streamtest.Config{Partitions: tt.partitions})
 				rng := rand.New(rand.NewPCG(1, 1))
 				for range tt.n {
@@ -84,16 +74,7 @@ func TestKeyedBacklogOfFewKeys(t *testing.T) {
 	for seed := range uint64(5) {
 		synctest.Test(t, func(t *testing.T) {
 			const n, rate = 800, 20
-			s := newScene(t, limits{"a": gcra.PerSecond(rate).WithBurst(rate)}, stream.Config[*message]{})
-			var err error
-			if s.gate, err = stream.New(stream.Config[*message]{
-				Limiter:  s.lim,
-				Tenant:   func(m *message) string { return m.Tenant },
-				OrderKey: func(m *message) string { return m.Key },
-				Window:   64,
-			}); err != nil {
-				t.Fatal(err)
-			}
+			s := newScene(t, limits{"a": gcra.PerSecond(rate).WithBurst(rate)}, inOrder(stream.Config[*message]{Window: 64}))
 			rng := rand.New(rand.NewPCG(seed, 2))
 			for range n {
 				s.broker.Publish(message{Tenant: "a", Key: fmt.Sprint(rng.IntN(3))})

@@ -113,18 +113,13 @@ func TestRefundsKeepTheLimit(t *testing.T) {
 				s := newScene(t, l, stream.Config[*message]{})
 				estimates := map[int64]int64{}
 				cfg := stream.Config[*message]{
-					Limiter: s.lim,
-					Tenant:  func(m *message) string { return m.Tenant },
-					Cost:    func(m *message) int64 { return estimates[m.ID] },
-					Policy:  stream.Policy{MaxWait: time.Hour, MaxDeferrals: -1},
+					Cost:   func(m *message) int64 { return estimates[m.ID] },
+					Policy: stream.Policy{MaxWait: time.Hour, MaxDeferrals: -1},
 				}
 				if remote {
 					cfg.Limiter = struct{ flux.Refunder[string] }{s.lim}
 				}
-				var err error
-				if s.gate, err = stream.New(cfg); err != nil {
-					t.Fatal(err)
-				}
+				s.use(cfg)
 				for id := range int64(600) {
 					m := message{Tenant: string("abcd"[rng.IntN(4)]), Cost: 1 + rng.Int64N(3), Work: time.Duration(rng.IntN(3000)) * time.Millisecond}
 					estimates[id+1] = m.Cost + rng.Int64N(8)

@@ -281,17 +281,35 @@ func newScene(t *testing.T, l limits, cfg stream.Config[*message]) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Limiter = s.lim
-	cfg.Tenant = func(m *message) string { return m.Tenant }
-	cfg.Cost = func(m *message) int64 { return m.Cost }
-	if s.gate, err = stream.New(cfg); err != nil {
-		t.Fatal(err)
-	}
+	s.use(cfg)
 	s.handle = func(ctx context.Context, m *message) error {
 		time.Sleep(m.Work)
 		return nil
 	}
 	return s
+}
+
+// use makes the gate of cfg the scene's: with its limiter, and the cost of messages,
+// unless cfg has others.
+func (s *scene) use(cfg stream.Config[*message]) {
+	s.t.Helper()
+	if cfg.Limiter == nil {
+		cfg.Limiter = s.lim
+	}
+	cfg.Tenant = func(m *message) string { return m.Tenant }
+	if cfg.Cost == nil {
+		cfg.Cost = func(m *message) int64 { return m.Cost }
+	}
+	var err error
+	if s.gate, err = stream.New(cfg); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// inOrder returns cfg with the keys of messages as order keys.
+func inOrder(cfg stream.Config[*message]) stream.Config[*message] {
+	cfg.OrderKey = func(m *message) string { return m.Key }
+	return cfg
 }
 
 func (s *scene) publish(tenant string, n int) {
