@@ -1,9 +1,6 @@
 package gcra
 
-import (
-	"math"
-	"sync/atomic"
-)
+import "sync/atomic"
 
 // directory finds the page of a fingerprint: the one that its first 64-shift
 // bits number. A segment of keys whose first depth bits are the same takes
@@ -32,14 +29,6 @@ type segment struct {
 	used    int // slots with a fingerprint
 	live    int // of them, those that are not moved
 	version int // of the table's limit that its TATs are counted in
-}
-
-// newSegment returns a segment without keys.
-func newSegment(depth uint, version int) *segment {
-	g := &segment{depth: depth, version: version}
-	g.page.Store(&noPage)
-	g.oldest.Store(math.MaxInt64)
-	return g
 }
 
 // note keeps oldest right when a TAT has become tat.

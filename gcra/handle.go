@@ -5,8 +5,9 @@ import "sync/atomic"
 // Handle is a key of a [Table], resolved once. It may be kept for as long as the
 // caller likes, whatever becomes of the key, and used by any number of
 // goroutines at once. It keeps the table from being freed and, beside itself,
-// nothing but some 50 bytes: not the page that its key was in before it moved
-// to another. [Table.Key] makes one; it must not be copied.
+// nothing but at most 3 KB, which it may share with others: not the page that its
+// key was in before it moved to another. [Table.Key] makes one; it must not be
+// copied.
 type Handle struct {
 	shard   *shard
 	fp      uint64 // under the table's limit

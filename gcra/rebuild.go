@@ -18,7 +18,7 @@ func (s *shard) makeRoom(g *segment, i uint64, now int64) {
 	d := s.directory.Load()
 	first, n := d.span(i)
 	if g.page.Load().live(now) <= splitAbove {
-		purged := newSegment(g.depth, g.version)
+		purged := s.newSegment(g.depth, g.version)
 		s.table.evictions.Add(int64(s.pour(g, now, nil, 0, purged, nil)))
 		d.set(purged, first, n)
 		return
@@ -27,7 +27,8 @@ func (s *shard) makeRoom(g *segment, i uint64, now int64) {
 		d = d.doubled()
 		first, n = 2*first, 2
 	}
-	left, right := newSegment(g.depth+1, g.version), newSegment(g.depth+1, g.version)
+	s.supply.stock(len(d.pages))
+	left, right := s.newSegment(g.depth+1, g.version), s.newSegment(g.depth+1, g.version)
 	s.table.evictions.Add(int64(s.pour(g, now, nil, 1<<(63-g.depth), left, right)))
 	d.set(left, first, n/2)
 	d.set(right, first+n/2, n/2)
@@ -49,13 +50,14 @@ func (s *shard) merge(g *segment, i uint64, now int64) (dropped int) {
 			break
 		}
 		s.table.rebuilds.Add(1)
-		both := newSegment(g.depth-1, g.version)
+		both := s.newSegment(g.depth-1, g.version)
 		dropped += s.pour(g, now, nil, 0, both, nil)
 		dropped += s.pour(neighbour, now, nil, 0, both, nil)
 		d.set(both, first&^n, 2*n)
 		if n == 1 {
 			if d.deep -= 2; d.deep == 0 && d.depth() > minDepth {
 				s.directory.Store(d.halved())
+				s.supply = supply{}
 				i /= 2
 			}
 		}
@@ -73,7 +75,7 @@ func (s *shard) convert(g *segment, i uint64, r *rule) *segment {
 	s.table.rebuilds.Add(1)
 	d := s.directory.Load()
 	first, n := d.span(i)
-	converted := newSegment(g.depth, r.version)
+	converted := s.newSegment(g.depth, r.version)
 	s.pour(g, r.at, r, 0, converted, nil)
 	d.set(converted, first, n)
 	return converted
@@ -107,7 +109,7 @@ func (s *shard) pour(from *segment, now int64, r *rule, bit uint64, left, right 
 			to = right
 		}
 		if to.used == 0 {
-			to.page.Store(new(page))
+			to.page.Store(s.supply.page())
 			s.table.pages.Add(1)
 		}
 		to.page.Load().insert(fp, tat)

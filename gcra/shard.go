@@ -40,8 +40,9 @@ type shard struct {
 	// as good as new, and for one that is late it mints nothing.
 	floor int64
 	// hand is where evict looks next.
-	hand uint64
-	_    [96]byte
+	hand   uint64
+	supply supply
+	_      [48]byte
 }
 
 // op is what is done to the state of a key.
@@ -215,7 +216,7 @@ func (s *shard) put(g *segment, i uint64, e, free *slot, fp uint64, tat int64) {
 		free.set(fp, tat)
 		return
 	}
-	p := new(page)
+	p := s.supply.page()
 	p.insert(fp, tat)
 	g.page.Store(p)
 	d := s.directory.Load()

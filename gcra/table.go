@@ -246,8 +246,8 @@ func (c *core) init(cfg TableConfig) {
 		s.rule = r
 		s.limit.Store(&r.limit)
 		d := newDirectory(minDepth)
-		d.set(newSegment(0, 0), 0, uint64(len(d.pages)))
 		s.directory.Store(d)
+		d.set(s.newSegment(0, 0), 0, uint64(len(d.pages)))
 	}
 }
 
