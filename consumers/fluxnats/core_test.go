@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -364,6 +365,48 @@ func TestCoreDiscards(t *testing.T) {
 		}
 	})
 }
+
+// A message that is given up after the connection is closed is lost, and counted
+// and logged as such; who is told of it may settle others.
+func TestCoreReleaseWithoutAConnection(t *testing.T) {
+	bubble(t, func(e *env) {
+		held := make(chan delivery, 2)
+		told := handlerFunc(func() { e.must((<-held).Ack(e.Context())) })
+		nc := e.connect()
+		src, err := fluxnats.NewCore(nc, fluxnats.CoreConfig{Subject: "in.>", Logger: slog.New(told)})
+		e.must(err)
+		r := e.begin(func(ctx context.Context) error {
+			return src.Run(ctx, newIntake(4, func(_ context.Context, d delivery) { held <- d }))
+		})
+		time.Sleep(time.Millisecond)
+		e.tell("a", 2)
+		time.Sleep(time.Second)
+		nc.Close()
+		if <-r.done; !errors.Is(r.err, nats.ErrConnectionClosed) {
+			t.Errorf("Run: %v", r.err)
+		}
+		d := <-held
+		d.Release()
+		d.Release() // a second one is nothing
+		if got := src.Stats(); got != (fluxnats.CoreStats{Received: 2, Released: 1, Discarded: 1}) || len(held) != 0 {
+			t.Errorf("%+v, %d were not settled", got, len(held))
+		}
+	})
+}
+
+// handlerFunc is a log that calls a function for each record.
+type handlerFunc func()
+
+func (f handlerFunc) Enabled(context.Context, slog.Level) bool { return true }
+
+func (f handlerFunc) Handle(context.Context, slog.Record) error {
+	f()
+	return nil
+}
+
+func (f handlerFunc) WithAttrs([]slog.Attr) slog.Handler { return f }
+
+func (f handlerFunc) WithGroup(string) slog.Handler { return f }
 
 func TestCoreRunRefuses(t *testing.T) {
 	bubble(t, func(e *env) {

@@ -1,11 +1,16 @@
 package fluxnats_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/fluxlimiter/flux/consumers/fluxnats"
 	"github.com/fluxlimiter/flux/stream"
@@ -78,4 +83,52 @@ func TestRunTwiceAtOnce(t *testing.T) {
 		r.stop()
 		e.run(src, newIntake(64, nil)).stop() // one after the other is fine
 	})
+}
+
+// JetStream may be reached by another prefix: that of a domain, or one by which
+// another account exports it.
+func TestOtherPrefixes(t *testing.T) {
+	const domain = "hub"
+	for name, open := range map[string]func(*nats.Conn) (jetstream.JetStream, error){
+		"domain": func(nc *nats.Conn) (jetstream.JetStream, error) { return jetstream.NewWithDomain(nc, domain) },
+		"prefix": func(nc *nats.Conn) (jetstream.JetStream, error) { return jetstream.NewWithAPIPrefix(nc, "$JS.hub.API") },
+		"prefix with dot": func(nc *nats.Conn) (jetstream.JetStream, error) {
+			return jetstream.NewWithAPIPrefix(nc, "$JS.hub.API.")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(e *env) {
+				var l line
+				l.lose("PUB $JS.API.")
+				nc := e.dial(&l)
+				defer nc.Close()
+				js, err := open(nc)
+				e.must(err)
+				src := e.sourceOn(js, fluxnats.Config{})
+				_, err = src.Provision(e.Context(), fluxnats.Layout{Subjects: []string{"in.>"}, AckWait: time.Second})
+				e.must(err)
+				e.publish(3)
+				var seen tally
+				r := e.run(src, newIntake(4, func(ctx context.Context, d delivery) {
+					if string(d.Message().Data()) == "0" && d.Meta().Deferrals == 0 {
+						e.must(d.Defer(ctx, stream.Deferral{Until: time.Now().Add(time.Second), Deferrals: 1}))
+						return
+					}
+					seen.add(d.Message())
+					time.Sleep(10 * time.Second)
+					if string(d.Message().Data()) == "1" {
+						e.must(d.DeadLetter(ctx, stream.Letter{Reason: stream.ReasonPermanent}))
+						return
+					}
+					e.must(d.Ack(ctx))
+				}))
+				time.Sleep(time.Minute)
+				r.stop()
+				seen.exactly(e.T, 3)
+				if info := e.info(); info.NumAckPending != 0 || info.NumRedelivered != 0 || e.count("DLQ_S", ">") != 1 {
+					t.Errorf("ack pending %d, redelivered %d, dead letters %d", info.NumAckPending, info.NumRedelivered, e.count("DLQ_S", ">"))
+				}
+			}, func(o *server.Options) { o.JetStreamDomain = domain })
+		})
+	}
 }
