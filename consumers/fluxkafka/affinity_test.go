@@ -225,6 +225,38 @@ func TestAffinityAssignsNumbers(t *testing.T) {
 	}
 }
 
+// Members that ask for other topics than one another, as in the middle of a
+// deployment, share out what each asks for.
+func TestAffinityOfUnlikeMembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(4, "a", "b"))
+		defer c.close()
+		h := newHistory()
+		both := c.start(affine(c, fluxkafka.RequireAffinity, "a", "b"), h.handle)
+		one := c.start(affine(c, fluxkafka.RequireAffinity, "a"), h.handle)
+		time.Sleep(20 * time.Second)
+		owned := make(map[string]int)
+		for _, m := range []*member{both, one} {
+			for _, p := range m.src.Stats().Partitions {
+				owned[p.Topic]++
+				if m == one && p.Topic == "b" {
+					t.Error("it has a topic that it did not ask for")
+				}
+			}
+		}
+		if owned["a"] != 4 || owned["b"] != 4 || len(one.src.Stats().Partitions) == 0 {
+			t.Errorf("owned: %v", owned)
+		}
+		c.put("a", 1, "acme", "0")
+		c.put("b", 1, "acme", "1")
+		c.allCommitted("a", 10*time.Second)
+		c.allCommitted("b", 10*time.Second)
+		both.stop()
+		one.stop()
+		h.exactly(t, 2)
+	})
+}
+
 // A message that comes back through a lane is where it was.
 func TestAffinityLeavesLanesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -51,7 +51,9 @@ type Config struct {
 	// Pattern matches the names of topics to consume besides Topics, those of
 	// the day and those made later. Lanes, dead letters and internal topics never
 	// match. A change of the matching topics makes this member leave the group and
-	// join it again.
+	// join it again. Whoever may make a topic that matches must take care of its
+	// lanes and dead letters, too, unless CreateTopics is set: one that has none
+	// ends Run with [ErrTopic].
 	// Defaults to nil: Topics alone.
 	Pattern *regexp.Regexp
 

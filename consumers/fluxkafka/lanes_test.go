@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -368,6 +369,43 @@ func TestLaneOfAFastClock(t *testing.T) {
 		m.stop()
 		if own.Load() != 4 || others.Load() != 16 {
 			t.Errorf("%d and %d messages came back, want 4 and 16", own.Load(), others.Load())
+		}
+	})
+}
+
+// Lanes that may not grow keep their partitions when the topic gets more: what is
+// deferred of the new ones is folded onto them.
+func TestLanesThatMayNotGrow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(2, "t", "t.g.defer-1s", "dlq.t.g"))
+		defer c.close()
+		h := newHistory()
+		cfg := c.config("t")
+		cfg.CreateTopics, cfg.Lanes, cfg.WatchInterval = false, []time.Duration{time.Second}, time.Second
+		m := c.start(cfg, func(ctx context.Context, d delivery) error {
+			if d.Meta().Deferrals == 0 {
+				return d.Defer(ctx, stream.Deferral{Until: time.Now().Add(time.Second), Deferrals: 1})
+			}
+			return h.handle(ctx, d)
+		})
+		time.Sleep(5 * time.Second)
+		if _, err := kadm.NewClient(c.cl).CreatePartitions(t.Context(), 3, "t"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		c.cl.ForceMetadataRefresh()
+		time.Sleep(10 * time.Second)
+		c.produce("t", 0, 50, 50, 5)
+		c.handled(h, 50, 30*time.Second)
+		c.allCommitted("t", 10*time.Second)
+		c.allCommitted("t.g.defer-1s", 10*time.Second)
+		m.stop()
+		h.exactly(t, 50)
+		if n := len(c.PartitionInfos("t.g.defer-1s")); n != 2 {
+			t.Errorf("the lane has %d partitions", n)
+		}
+		if n := m.src.Stats().Generations; n > 3 {
+			t.Errorf("it joined %d times", n)
 		}
 	})
 }

@@ -113,6 +113,9 @@ func TestRefusesToStart(t *testing.T) {
 		{"group refused", func(c *cluster, _ *fluxkafka.Config) {
 			c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.JoinGroup}, TopLevel: true, Err: kerr.GroupAuthorizationFailed, Count: -1})
 		}, fluxkafka.ErrRefused, `group "g"`, 10 * time.Second},
+		{"topic refused", func(c *cluster, _ *fluxkafka.Config) {
+			c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Topic: "t", Err: kerr.TopicAuthorizationFailed, Count: -1})
+		}, fluxkafka.ErrRefused, `topic "t"`, 10 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -361,6 +364,24 @@ func TestPattern(t *testing.T) {
 		}
 		m.stop()
 		h.exactly(t, 30)
+	})
+}
+
+// A topic that matches the pattern later and has no lanes, which may not be made,
+// ends Run as it would at the start.
+func TestPatternMatchesWithoutLanes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(1, "orders.eu", "orders.eu.g.defer-1s", "dlq.orders.eu.g"))
+		defer c.close()
+		cfg := c.config()
+		cfg.Pattern, cfg.Lanes, cfg.CreateTopics = regexp.MustCompile("^orders"), []time.Duration{time.Second}, false
+		m := c.start(cfg, ack)
+		c.produce("orders.eu", 0, 10, 1, 1)
+		c.allCommitted("orders.eu", 30*time.Second)
+		c.must(c.CreateTopic("orders.us", 1, nil))
+		if err := m.ends(time.Minute); !errors.Is(err, fluxkafka.ErrTopic) || !strings.Contains(err.Error(), `"orders.us.g.defer-1s" does not exist`) {
+			t.Errorf("Run: %v", err)
+		}
 	})
 }
 

@@ -59,9 +59,10 @@ func New(cfg Config) (*Source, error) {
 //
 // It returns nil when ctx ended, after it has committed what was done and left
 // the group. It returns an error when it could not begin ([ErrUnreachable],
-// [ErrTopic], [ErrRefused]), when a topic of Config.Topics was deleted
-// ([ErrTopic]), and when the policy says so ([ErrOffset], [ErrAffinity]). Every other fault it
-// mends itself: it tries again, reports it in [Source.Stats] and logs it.
+// [ErrTopic], [ErrRefused]), when a topic of Config.Topics was deleted or one that
+// matches Config.Pattern came that cannot be consumed ([ErrTopic]), and when the
+// policy says so ([ErrOffset], [ErrAffinity]). Every other fault it mends itself: it
+// tries again, reports it in [Source.Stats] and logs it.
 func (s *Source) Run(ctx context.Context, in stream.Intake[*kafka.Message]) error {
 	if !s.running.CompareAndSwap(false, true) {
 		return ErrRunning

@@ -2,6 +2,8 @@ package fluxkafka_test
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,6 +53,37 @@ func TestDeliversCommitsAndResumes(t *testing.T) {
 		}
 		if err := h.inOrder(); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// A message that was settled cannot be settled again, nor given up.
+func TestSettlesOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
+		defer c.close()
+		h := newHistory()
+		m := c.start(c.config("t"), func(ctx context.Context, d delivery) error {
+			err := h.handle(ctx, d)
+			for name, settle := range map[string]func() error{
+				"ack":         func() error { return d.Ack(ctx) },
+				"defer":       func() error { return d.Defer(ctx, stream.Deferral{Deferrals: 1}) },
+				"dead letter": func() error { return d.DeadLetter(ctx, stream.Letter{}) },
+			} {
+				if again := settle(); again == nil || !strings.Contains(again.Error(), fmt.Sprint("t/0/", d.Message().Offset)) {
+					t.Errorf("%s after an acknowledgement: %v", name, again)
+				}
+			}
+			d.Release()
+			return err
+		})
+		c.produce("t", 0, 3, 1, 1)
+		c.allCommitted("t", 10*time.Second)
+		time.Sleep(10 * time.Second)
+		m.stop()
+		h.exactly(t, 3)
+		if len(c.consume("t.g.defer-2s", 0))+len(c.consume("dlq.t.g", 0)) > 0 {
+			t.Error("there are copies")
 		}
 	})
 }
