@@ -7,40 +7,20 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server/ats"
-
+	"github.com/fluxlimiter/flux/examples/internal/natsnode/natstest"
 	"github.com/fluxlimiter/flux/examples/internal/program"
 )
 
-// TestMain starts the one thing of the NATS server that all servers of a process
-// share: it would not end with a test's bubble.
-func TestMain(m *testing.M) {
-	ats.Register()
-	code := m.Run()
-	ats.Unregister()
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { natstest.Main(m) }
 
 // exitCode runs the program and returns its exit code.
 func exitCode(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return program.Run(ctx, "quickstart", run, args, stdout, stderr)
-}
-
-// freshTimers prepares a test for virtual time. The NATS client keeps timers in
-// a pool of the whole process, and a timer made in one bubble must not get into
-// another, nor out of it: two garbage collections empty a sync.Pool.
-func freshTimers(t *testing.T) {
-	t.Helper()
-	emptyPools := func() { runtime.GC(); runtime.GC() }
-	emptyPools()
-	t.Cleanup(emptyPools)
 }
 
 // shown is the report as a reader of -json sees it.
@@ -68,9 +48,7 @@ type tenantShown struct {
 // runVirtually runs the program, its server included, in virtual time.
 func runVirtually(t *testing.T, stopAfter time.Duration, args string) (stdout string) {
 	t.Helper()
-	freshTimers(t)
-	temp := t.TempDir()
-	t.Setenv("TMPDIR", temp)
+	natstest.Prepare(t)
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		if stopAfter > 0 {
@@ -84,9 +62,6 @@ func runVirtually(t *testing.T, stopAfter time.Duration, args string) (stdout st
 		}
 		stdout = out.String()
 	})
-	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
-		t.Errorf("left in the temporary folder: %v, %v", left, err)
-	}
 	return stdout
 }
 
@@ -183,8 +158,7 @@ func TestWeight(t *testing.T) {
 func TestSeeds(t *testing.T) {
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			freshTimers(t)
-			t.Setenv("TMPDIR", t.TempDir())
+			natstest.Prepare(t)
 			synctest.Test(t, func(t *testing.T) {
 				o, err := parseFlags(strings.Fields("-duration 3s -tenants 5 -noisy 30 -json"), nil)
 				if err != nil {
@@ -240,9 +214,7 @@ func TestPlainOutput(t *testing.T) {
 
 // TestReaderGoesAway ends a run whose output nobody takes, in good order.
 func TestReaderGoesAway(t *testing.T) {
-	freshTimers(t)
-	temp := t.TempDir()
-	t.Setenv("TMPDIR", temp)
+	natstest.Prepare(t)
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var errs bytes.Buffer
@@ -254,7 +226,4 @@ func TestReaderGoesAway(t *testing.T) {
 			t.Errorf("it went on for %v", lasted)
 		}
 	})
-	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
-		t.Errorf("left in the temporary folder: %v, %v", left, err)
-	}
 }

@@ -5,51 +5,39 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fluxlimiter/flux/examples/internal/program/programtest"
 )
 
 func TestBadUsage(t *testing.T) {
-	for _, tt := range []struct {
-		args string
-		want []string // parts of the one line
-	}{
-		{"-fast", []string{"-fast"}},
-		{"-rate", []string{"-rate"}},
-		{"-rate x", []string{"-rate", `"x"`}},
-		{"-rate 0", []string{"-rate 0:"}},
-		{"-rate -3", []string{"-rate -3:"}},
-		{"-rate NaN", []string{"-rate NaN:"}},
-		{"-rate Inf", []string{"-rate +Inf:"}},
-		{"-rate 1e9", []string{"-rate 1e+09:"}},
-		{"-burst 0", []string{"-burst 0:"}},
-		{"-burst -1", []string{"-burst -1:"}},
-		{"-burst 1.5", []string{"-burst", `"1.5"`}},
-		{"-burst 99999999999999999999", []string{"-burst", "99999999999999999999"}},
-		{"-tenants 0", []string{"-tenants 0:"}},
-		{"-tenants -8", []string{"-tenants -8:"}},
-		{"-tenants 1001", []string{"-tenants 1001:"}},
-		{"-noisy 0", []string{"-noisy 0:"}},
-		{"-noisy -1", []string{"-noisy -1:"}},
-		{"-noisy NaN", []string{"-noisy NaN:"}},
-		{"-duration 0", []string{"-duration 0s:"}},
-		{"-duration -1s", []string{"-duration -1s:"}},
-		{"-duration 15", []string{"-duration", `"15"`}},
-		{"-duration 48h", []string{"-duration 48h0m0s:"}},
-		{"-nats=", []string{"-nats", `""`, "want a URL"}},
-		{"-json=maybe", []string{"-json", "maybe"}},
-		{"now", []string{`"now"`}},
-		{"-rate 5 now", []string{`"now"`}},
-	} {
-		t.Run(tt.args, func(t *testing.T) {
-			var stdout, stderr bytes.Buffer
-			if code := exitCode(t.Context(), strings.Fields(tt.args), &stdout, &stderr); code != 2 {
-				t.Errorf("exit code %d, want 2", code)
-			}
-			if stdout.Len() > 0 {
-				t.Errorf("stdout has %q", stdout.String())
-			}
-			wantOneLine(t, stderr.String(), tt.want...)
-		})
-	}
+	programtest.Refuse(t, "quickstart", run, 2, map[string][]string{
+		"-fast":                    {"-fast"},
+		"argument: -rate":          {"-rate"},
+		`"x" for flag -rate`:       {"-rate", "x"},
+		"-rate 0: ":                {"-rate", "0"},
+		"-rate -3: ":               {"-rate", "-3"},
+		"-rate NaN: ":              {"-rate", "NaN"},
+		"-rate +Inf: ":             {"-rate", "Inf"},
+		"-rate 1e+09: ":            {"-rate", "1e9"},
+		"-burst 0: ":               {"-burst", "0"},
+		"-burst -1: ":              {"-burst", "-1"},
+		`"1.5" for flag -burst`:    {"-burst", "1.5"},
+		`"9999999999999999999" fo`: {"-burst", "9999999999999999999"},
+		"-tenants 0: ":             {"-tenants", "0"},
+		"-tenants -8: ":            {"-tenants", "-8"},
+		"-tenants 1001: ":          {"-tenants", "1001"},
+		"-noisy 0: ":               {"-noisy", "0"},
+		"-noisy -1: ":              {"-noisy", "-1"},
+		"-noisy NaN: ":             {"-noisy", "NaN"},
+		"-duration 0s: ":           {"-duration", "0"},
+		"-duration -1s: ":          {"-duration", "-1s"},
+		`"15" for flag -duration`:  {"-duration", "15"},
+		"-duration 48h0m0s: ":      {"-duration", "48h"},
+		`"" for flag -nats`:        {"-nats="},
+		`"maybe" for -json`:        {"-json=maybe"},
+		`"now"`:                    {"now"},
+		`"later"`:                  {"-rate", "5", "later"},
+	})
 }
 
 // wantOneLine checks an error message.

@@ -7,34 +7,21 @@ import (
 	"flag"
 	"io"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 
-	"github.com/nats-io/nats-server/v2/server/ats"
-
+	"github.com/fluxlimiter/flux/examples/internal/natsnode/natstest"
 	"github.com/fluxlimiter/flux/examples/internal/program/programtest"
 )
 
-func TestMain(m *testing.M) {
-	// The server's ticker for access times waits on a channel of its package,
-	// which belongs to no bubble: it must run before the first one.
-	ats.Register()
-	code := m.Run()
-	ats.Unregister()
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { natstest.Main(m) }
 
 // demoOf runs the program in virtual time and returns what it says.
 func demoOf(t *testing.T, args ...string) string {
 	t.Helper()
-	t.Setenv("TMPDIR", t.TempDir())
-	// The client library keeps timers in a pool of the process, and a timer of
-	// another bubble is of no use here. Two collections empty the pool.
-	runtime.GC()
-	runtime.GC()
 	var out bytes.Buffer
+	natstest.Prepare(t)
 	synctest.Test(t, func(t *testing.T) {
 		if err := run(t.Context(), args, &out, io.Discard); err != nil {
 			t.Error(err)

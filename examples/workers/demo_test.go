@@ -3,13 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/fluxlimiter/flux/examples/internal/natsnode"
+	"github.com/fluxlimiter/flux/examples/internal/natsnode/natstest"
 	"github.com/fluxlimiter/flux/examples/internal/program"
 	"github.com/fluxlimiter/flux/examples/internal/program/programtest"
 	"github.com/fluxlimiter/flux/gcra"
@@ -17,10 +17,7 @@ import (
 
 // In virtual time, what each tenant gets is exact.
 func TestDemo(t *testing.T) {
-	// The client library keeps timers in a pool of the process, and a timer of
-	// another bubble is of no use here. Two collections empty the pool.
-	runtime.GC()
-	runtime.GC()
+	natstest.Prepare(t)
 	synctest.Test(t, func(t *testing.T) {
 		node, err := natsnode.Open(t.Context(), "", "workers", false)
 		if err != nil {
@@ -75,8 +72,7 @@ func TestRefusedCommandLines(t *testing.T) {
 // by then or that it has seen nothing.
 func TestInterrupted(t *testing.T) {
 	for _, after := range []time.Duration{0, time.Microsecond, time.Second} {
-		runtime.GC()
-		runtime.GC()
+		natstest.Prepare(t)
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), after)
 			defer cancel()
