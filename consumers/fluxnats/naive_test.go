@@ -38,19 +38,11 @@ func (e *env) naive(n int, s streamConfig, c consumerConfig) jetstream.Consumer 
 func TestNaivePrefetch(t *testing.T) {
 	handle := func() { time.Sleep(100 * time.Millisecond) }
 	bubble(t, func(e *env) {
-		c := e.naive(20, streamConfig{}, consumerConfig{AckWait: 500 * time.Millisecond})
-		handled := 0
-		cc, err := c.Consume(func(m jetstream.Msg) {
+		e.naive(20, streamConfig{}, consumerConfig{AckWait: 500 * time.Millisecond})
+		handled := e.consume(e.nc, func(m jetstream.Msg) {
 			handle()
-			handled++
 			_ = m.Ack()
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Minute)
-		cc.Stop()
-		<-cc.Closed()
+		}, func() { time.Sleep(time.Minute) })
 		if handled < 40 {
 			t.Errorf("handled %d times, expected more than twice as often as there are messages", handled)
 		}
@@ -77,25 +69,18 @@ func TestNaivePrefetch(t *testing.T) {
 // is abandoned: it stays in the stream and never comes again.
 func TestNaiveMaxDeliver(t *testing.T) {
 	bubble(t, func(e *env) {
-		c := e.naive(1, streamConfig{}, consumerConfig{MaxDeliver: 5})
-		throttled, handled := 0, 0
-		cc, err := c.Consume(func(m jetstream.Msg) {
+		e.naive(1, streamConfig{}, consumerConfig{MaxDeliver: 5})
+		throttled := 0
+		came := e.consume(e.nc, func(m jetstream.Msg) {
 			if throttled < 50 {
 				throttled++
 				_ = m.NakWithDelay(time.Second)
 				return
 			}
-			handled++
 			_ = m.Ack()
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(10 * time.Minute)
-		cc.Stop()
-		<-cc.Closed()
-		if throttled != 5 || handled != 0 {
-			t.Errorf("throttled %d times and handled %d times", throttled, handled)
+		}, func() { time.Sleep(10 * time.Minute) })
+		if throttled != 5 || came != 5 {
+			t.Errorf("throttled %d times and came %d times", throttled, came)
 		}
 		if info := e.info(); info.NumPending != 0 || info.NumAckPending != 0 || e.count("S", "in.>") != 1 {
 			t.Errorf("pending %d, ack pending %d", info.NumPending, info.NumAckPending)
@@ -107,22 +92,16 @@ func TestNaiveMaxDeliver(t *testing.T) {
 // together, less AckWait.
 func TestNaiveBackOff(t *testing.T) {
 	bubble(t, func(e *env) {
-		c := e.naive(1, streamConfig{}, consumerConfig{BackOff: []time.Duration{200 * time.Millisecond, 2 * time.Second}, MaxDeliver: 10})
+		e.naive(1, streamConfig{}, consumerConfig{BackOff: []time.Duration{200 * time.Millisecond, 2 * time.Second}, MaxDeliver: 10})
 		var deliveries []time.Time
-		cc, err := c.Consume(func(m jetstream.Msg) {
+		e.consume(e.nc, func(m jetstream.Msg) {
 			deliveries = append(deliveries, time.Now())
 			if len(deliveries) < 3 {
 				_ = m.NakWithDelay(500 * time.Millisecond)
 				return
 			}
 			_ = m.Ack()
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Minute)
-		cc.Stop()
-		<-cc.Closed()
+		}, func() { time.Sleep(time.Minute) })
 		if len(deliveries) != 3 {
 			t.Fatalf("delivered %d times", len(deliveries))
 		}
@@ -135,24 +114,19 @@ func TestNaiveBackOff(t *testing.T) {
 // What is handed back lets the next one overtake it.
 func TestNaiveOrder(t *testing.T) {
 	bubble(t, func(e *env) {
-		c := e.naive(3, streamConfig{}, consumerConfig{})
+		e.naive(3, streamConfig{}, consumerConfig{})
 		var order []string
 		failed := false
-		cc, err := c.Consume(func(m jetstream.Msg) {
+		e.consume(e.nc, func(m jetstream.Msg) {
 			if !failed {
 				failed = true
+				time.Sleep(time.Millisecond) // the others are there
 				_ = m.Nak()
 				return
 			}
 			order = append(order, string(m.Data()))
 			_ = m.Ack()
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Minute)
-		cc.Stop()
-		<-cc.Closed()
+		}, func() { time.Sleep(time.Minute) })
 		if slices.IsSorted(order) || len(order) != 3 {
 			t.Errorf("handled in the order %q", order)
 		}
@@ -202,6 +176,7 @@ func (e *env) consume(nc *nats.Conn, handle func(jetstream.Msg), f func()) int {
 	}
 	f()
 	cc.Stop()
+	<-cc.Closed()
 	return int(handled.Load())
 }
 
@@ -364,22 +339,15 @@ func TestNaiveCopyOfHeaders(t *testing.T) {
 // the server, and the consumer for deleted.
 func TestNaiveStatus(t *testing.T) {
 	bubble(t, func(e *env) {
-		c := e.naive(0, streamConfig{}, consumerConfig{})
+		e.naive(0, streamConfig{}, consumerConfig{})
 		e.send(&nats.Msg{Subject: "in.x", Header: nats.Header{"Status": {"409"}, "Description": {"Consumer Deleted"}}})
-		var handled atomic.Int32
-		cc, err := c.Consume(func(m jetstream.Msg) {
-			handled.Add(1)
-			_ = m.Ack()
+		handled := e.consume(e.nc, func(m jetstream.Msg) { _ = m.Ack() }, func() {
+			time.Sleep(time.Second)
+			e.publish(10)
+			time.Sleep(time.Minute)
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second)
-		e.publish(10)
-		time.Sleep(time.Minute)
-		cc.Stop()
-		if n := handled.Load(); n != 0 {
-			t.Errorf("handled %d", n)
+		if handled != 0 {
+			t.Errorf("handled %d", handled)
 		}
 	})
 }
