@@ -48,7 +48,7 @@ type CoreConfig struct {
 
 	// Backlog is how many messages, and BacklogBytes how many bytes of them, may
 	// wait in the client for room in the gate. The client drops what goes beyond.
-	// They default to the gate's window and to 64 MiB.
+	// Default to the gate's window and 64 MiB.
 	Backlog      int
 	BacklogBytes int
 

@@ -42,7 +42,8 @@ func (m *Msg) ID() string {
 // Respond answers a request, with headers or without. It returns [ErrNoRequest]
 // for a message that is none: one that came from JetStream, or that was published
 // without a reply subject. A handler that fails after it has responded is called
-// again, and then responds twice.
+// again, and then responds twice. It may be called by any number of goroutines at
+// once, and does not wait for the server.
 func (m *Msg) Respond(header nats.Header, data []byte) error {
 	if m.core == nil || m.m.Reply == "" {
 		return ErrNoRequest

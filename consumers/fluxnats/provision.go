@@ -51,8 +51,12 @@ type Created struct {
 // Provision creates what the source needs and does not exist: the stream, its
 // consumer and the stream for dead letters. What exists it leaves as it is; if
 // that differs from the layout it returns an error that wraps [ErrExists] and
-// names the field and both values. After an error nothing is left that this call
-// created.
+// names the field and both values. After an error it deletes what it created, if
+// nobody has begun to use that. What the server created and did not confirm, it
+// leaves.
+//
+// It may be called by any number of processes at once. Each of those that find
+// nothing may then be told that it created what is there.
 func (s *Source) Provision(ctx context.Context, l Layout) (created Created, err error) {
 	if err := s.complete(&l); err != nil {
 		return created, err
@@ -185,7 +189,8 @@ func (s *Source) ensureConsumer(ctx context.Context, want jetstream.ConsumerConf
 	return true, nil
 }
 
-// undo deletes what a failed call created.
+// undo deletes what a failed call created, unless it is used by now: another call
+// may have created the same at the same moment, and gone on.
 func (s *Source) undo(ctx context.Context, c Created) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
@@ -196,7 +201,15 @@ func (s *Source) undo(ctx context.Context, c Created) {
 		if !name.made {
 			continue
 		}
-		if err := s.js.DeleteStream(ctx, name.name); err != nil {
+		str, err := s.js.Stream(ctx, name.name)
+		if err == nil {
+			if state := str.CachedInfo().State; state.LastSeq > 0 || state.Consumers > 0 {
+				s.set.log.Warn("the stream that was created before the error is in use, and stays", "created", name.name)
+				continue
+			}
+			err = s.js.DeleteStream(ctx, name.name)
+		}
+		if err != nil {
 			s.set.log.Error("cannot delete the stream that was created before the error", "created", name.name, "error", err)
 		}
 	}

@@ -93,6 +93,37 @@ func TestProvisionLeavesNothingHalfMade(t *testing.T) {
 	}
 }
 
+// Of two that provision at once each may believe that it created the stream. One
+// that fails after that does not delete it with what is in it, or is read from it.
+func TestProvisionSparesWhatIsUsed(t *testing.T) {
+	for name, use := range map[string]func(e *env){
+		"messages":  func(e *env) { e.publish(1) },
+		"consumers": func(e *env) { e.source(fluxnats.Config{}, fluxnats.Layout{}) },
+		"":          func(*env) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(e *env) {
+				var l line
+				l.lose("STREAM.INFO.DLQ_S")
+				src := e.sourceOver(&l, fluxnats.Config{})
+				failed := make(chan error)
+				go func() {
+					_, err := src.Provision(e.Context(), fluxnats.Layout{Subjects: []string{"in.>"}})
+					failed <- err
+				}()
+				time.Sleep(time.Second)
+				use(e)
+				if err := <-failed; err == nil {
+					t.Error("no error")
+				}
+				if _, err := e.js.Stream(e.Context(), "S"); errors.Is(err, jetstream.ErrStreamNotFound) != (name == "") {
+					t.Errorf("the stream: %v", err)
+				}
+			})
+		})
+	}
+}
+
 func TestProvisionRefusesALayout(t *testing.T) {
 	for want, l := range map[string]fluxnats.Layout{
 		`Layout.Subjects = []`:             {},
