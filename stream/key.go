@@ -24,6 +24,8 @@ type orderKey[M any] struct {
 	gap   int64 // from then until that was over, smoothed, 0: not known yet
 
 	away away // its deferred messages: later ones must not overtake them
+
+	done int64 // order of the last one that was settled for good, 0: not known
 }
 
 func (k *orderKey[M]) setIndex(i int32) { k.index = i }
@@ -97,7 +99,7 @@ func (r *run[M]) findKey(t *tenant[M], name string) *orderKey[M] {
 		t.key = r.newKey(id)
 		return t.key
 	case k.unused():
-		k.id, k.gap = id, 0
+		k.id, k.gap, k.done = id, 0, 0
 		return k
 	}
 	k := r.newKey(id)
@@ -141,7 +143,7 @@ func (r *run[M]) dropKey(k *orderKey[M]) {
 	}
 	delete(r.keys, k.id)
 	if len(r.freeKeys) < r.cfg.Window {
-		k.id, k.gap = keyID[M]{}, 0
+		k.id, k.gap, k.done = keyID[M]{}, 0, 0
 		r.freeKeys = append(r.freeKeys, k)
 	}
 }
@@ -153,7 +155,7 @@ func (r *run[M]) maxLatched() int { return max(4096, 16*r.cfg.Window) }
 // latch remembers that e was deferred, if it has an order key.
 func (r *run[M]) latch(e *entry[M], until int64) {
 	k := e.key
-	if k == nil || r.latched >= r.maxLatched() {
+	if k == nil || r.latched >= r.maxLatched() || k.done != 0 && e.order == k.done {
 		return
 	}
 	k.away.add(deferred{order: e.order, arrival: e.arrival, until: until})
@@ -180,6 +182,15 @@ func (r *run[M]) unlatched(k *orderKey[M], n int) {
 func (r *run[M]) notDeferred(e *entry[M]) {
 	if k := e.key; k != nil {
 		r.unlatched(k, k.away.remove(e.order, func(d deferred) bool { return d.arrival == e.arrival }))
+	}
+}
+
+// done is called when e was settled for good. If it was delivered more than once
+// and deferred meanwhile, it need not come back.
+func (r *run[M]) done(e *entry[M]) {
+	if k := e.key; k != nil {
+		r.unlatched(k, k.away.remove(e.order, func(deferred) bool { return true }))
+		k.done = e.order
 	}
 }
 

@@ -291,3 +291,26 @@ func TestOverdueIsForgotten(t *testing.T) {
 		r.end()
 	})
 }
+
+// TestCopyNeedNotComeBack holds that what follows a message does not wait for a
+// copy of it that was deferred, once it is settled: brokers do not deliver it again.
+func TestCopyNeedNotComeBack(t *testing.T) {
+	for name, work := range map[string]time.Duration{"while it runs": time.Second, "after it": 0} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := byKey(stream.Config[*parcel]{Policy: stream.Policy{MaxWait: -1}})
+				r := start(t, limits{"a": gcra.PerSecond(1)}, cfg, func(context.Context, *parcel) error {
+					time.Sleep(work)
+					return nil
+				})
+				r.deliver(keyed("k1", "k", 1), keyed("copy", "k", 1))
+				time.Sleep(time.Second)
+				r.want("0s k1 run", fmt.Sprint(work, " k1 ack"), "0s copy defer quota_exceeded 1s")
+				r.deliver(keyed("k2", "k", 2))
+				time.Sleep(work)
+				r.want("1s k2 run", fmt.Sprint(time.Second+work, " k2 ack"))
+				r.end()
+			})
+		})
+	}
+}

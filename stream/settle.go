@@ -129,6 +129,9 @@ func (r *run[M]) settled(e *entry[M], err error, now int64) {
 		case Drop:
 			r.totals.Dropped++
 		}
+		if e.fate.outcome != Defer {
+			r.done(e)
+		}
 		r.finish(e, now)
 	case errors.Is(err, ErrRevoked):
 		r.notDeferred(e)

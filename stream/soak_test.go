@@ -255,11 +255,6 @@ func (s *soak) publish(messages int) {
 func (s *soak) partitions() int { return s.broker.Partitions() }
 
 func (s *soak) run(messages int) {
-	if s.keyed && s.doubled {
-		// In a small share the deliveries of a backlog in order grow with its square
-		// when each may come twice, and so does the history.
-		messages /= 3
-	}
 	gate, err := stream.New(s.cfg)
 	if err != nil {
 		s.t.Fatal(err)

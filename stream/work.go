@@ -254,6 +254,7 @@ func (r *run[M]) handIn(j *job[M], now int64) {
 		r.totals.Processed++
 		r.fates[Process][ReasonNone]++
 		r.passed(e, now)
+		r.done(e)
 		r.complete(e, now)
 	case verdictRevoked:
 		r.totals.Revoked++

@@ -44,9 +44,10 @@ type Config struct {
 	// Defaults to none.
 	Fault func(op Kind, m *Message, try int) error
 
-	// Duplicate is asked with each delivery whether the message is to be
-	// delivered once more beside it, as after a publisher or a broker that was
-	// not sure. The first final settlement of the two counts.
+	// Duplicate is asked with each delivery of a message, until it has said yes,
+	// whether there is to be a copy of it from now on, as after a publisher or a
+	// broker that was not sure: delivered, deferred and redelivered by itself. The
+	// first final settlement of the two counts, and neither is delivered after it.
 	// Defaults to none.
 	Duplicate func(m *Message) bool
 
@@ -117,17 +118,23 @@ type epoch struct {
 	free    chan struct{}      // closed once ended and nothing is held
 }
 
-// record is a message and what the broker knows of it.
+// record is a message in its partition, or a copy of one.
 type record struct {
-	message   *Message
+	*story
 	position  int64
 	order     int64
-	published time.Time
 	due       time.Time // when it may be delivered, if it was deferred
 	attempts  int
 	deferrals int
+}
+
+// story is what the broker knows of a message, whichever copy of it that concerns.
+type story struct {
+	message   *Message
+	published time.Time
 	delivered int // how often
 	tries     map[Kind]int
+	doubled   bool // there is a copy
 	final     bool
 }
 
@@ -154,7 +161,10 @@ func (b *Broker) Publish(messages ...Message) {
 		if m.Bytes == 0 {
 			m.Bytes = 100
 		}
-		r := &record{message: &m, position: b.next(), published: b.cfg.Clock(), tries: make(map[Kind]int)}
+		r := &record{
+			story:    &story{message: &m, published: b.cfg.Clock(), tries: make(map[Kind]int)},
+			position: b.next(),
+		}
 		p := b.partitions[m.Partition]
 		p.waiting = append(p.waiting, r)
 		p.notify()
@@ -344,12 +354,15 @@ func (b *Broker) take(ctx context.Context, p *partition, wait bool) *delivery {
 			}
 		}
 		for len(p.waiting) > 0 && p.waiting[0].final {
-			p.waiting = p.waiting[1:] // its duplicate was settled
+			p.waiting = p.waiting[1:] // its copy was settled
 		}
 		if len(p.waiting) > 0 {
 			r := p.waiting[0]
-			if b.cfg.Duplicate == nil || !b.cfg.Duplicate(r.message) {
-				p.waiting = p.waiting[1:]
+			p.waiting = p.waiting[1:]
+			if b.cfg.Duplicate != nil && !r.doubled && b.cfg.Duplicate(r.message) {
+				r.doubled = true
+				twin := *r
+				p.back(&twin)
 			}
 			r.delivered++
 			d := &delivery{broker: b, record: r, epoch: p.owner, partition: p}

@@ -98,7 +98,7 @@ func (d *delivery) settle(ctx context.Context, event Event, effect func(*record)
 	}
 	d.answer(fault)
 	if r.final {
-		return fault // its duplicate was settled
+		return fault // its copy was settled
 	}
 	effect(r)
 	b.record(event)
