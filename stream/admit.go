@@ -143,7 +143,7 @@ func (r *run[M]) judge(e *entry[M], now int64) (reason Reason, turn int64) {
 		}
 		r.quiet[0] = quiet[M]{t, now}
 	}
-	if e.deferrals == 0 && t.waiting > 0 && t.horizon > now && r.surplusAway(t, d, now) {
+	if e.deferrals == 0 && !e.followed() && t.waiting > 0 && t.horizon > now && r.surplusAway(t, d, now) {
 		// Messages that arrived earlier are on their way back and come first.
 		turn = max(turn, t.horizon+r.interval(t, d, e.cost))
 	}
@@ -292,7 +292,7 @@ func (r *run[M]) denyAs(e *entry[M], v Verdict, reason Reason, turn, now int64) 
 	_, d := r.predict(t, 0, now)
 	interval := r.interval(t, d, e.cost)
 	switch away := r.surplusAway(t, d, now); {
-	case e.key != nil && (e.deferrals > 0 || e.key.away.follows(e.order)):
+	case e.key != nil && e.deferrals > 0 || e.followed():
 		// Those that follow it are to come back soon after the turn that it had, or
 		// are deferred already: at the end of the line it would hold them all up. It
 		// comes after those that came back and found no place like itself.
@@ -323,10 +323,7 @@ func (r *run[M]) denyAs(e *entry[M], v Verdict, reason Reason, turn, now int64) 
 	if reason == ReasonOrder {
 		last := min(e.key.away.lastBefore(e.order), now+never)
 		if last > now {
-			// Twice what the key needs, so that it has made up for what it lost
-			// when they come back: each that comes back too early is one more
-			// delivery, and meanwhile others wait here.
-			until = max(until, last+max(interval, min(2*e.key.gap, maxKeyGap)))
+			until = max(until, last+r.behind(e, interval, r.delay(d, now, t.queued, now)))
 		} else {
 			// What it has to follow is late, and may be as late again.
 			until = max(until, now) + max(int64(100*time.Millisecond), now-last)
@@ -349,6 +346,8 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 		// How often it is deferred depends on others: those that it follows, or
 		// those that have its place. Once, because the count says that it is no
 		// new message.
+	case e.deferrals > 0 && f.reason == ReasonQuota && r.outrun(e, now):
+		// Likewise: others of its tenant have had its turn.
 	case p.MaxDeferrals >= 0 && int(e.deferrals) >= p.MaxDeferrals:
 		f.outcome, f.reason = DeadLetter, ReasonDeferrals
 	default:
@@ -363,6 +362,15 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 		r.latch(e, until)
 	}
 	r.decide(e, f)
+}
+
+// outrun reports whether e, which may not wait until its turn, could do so if others of
+// its tenant, that have run a short while ago, had not come before it.
+func (r *run[M]) outrun(e *entry[M], now int64) bool {
+	t := e.tenant
+	_, d := r.predict(t, 0, now)
+	earned := t.earn(d, e.cost)
+	return t.picked != unset && now-t.picked < int64(stuck)+earned && earned <= int64(max(0, r.cfg.Policy.MaxWait))
 }
 
 // pause makes e wait in memory for its next attempt.

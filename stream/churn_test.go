@@ -2,8 +2,10 @@ package stream_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -148,4 +150,125 @@ func TestFollowingIsNotCounted(t *testing.T) {
 		}
 		r.end()
 	})
+}
+
+// TestRestartInABacklog holds that a gate which does not know of the messages that
+// were deferred before it was started neither gives those up that it foretells too
+// early a turn, nor leaves the limit unused.
+func TestRestartInABacklog(t *testing.T) {
+	for _, keys := range []int{0, 5} {
+		t.Run(fmt.Sprint(keys, " keys"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const n, rate = 400, 2
+				cfg := stream.Config[*message]{}
+				if keys > 0 {
+					cfg.OrderKey = func(m *message) string { return m.Key }
+				}
+				s := newScene(t, limits{"a": gcra.PerSecond(rate)}, cfg)
+				publish := func() {
+					for i := range n {
+						s.broker.Publish(message{Tenant: "a", Key: fmt.Sprint(i % max(1, keys))})
+					}
+				}
+				begin := time.Now()
+				publish()
+				ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+				defer stop()
+				if err := s.gate.Run(ctx, s.broker, s.broker.Record(s.handle)); err != nil {
+					t.Error(err)
+				}
+				publish()
+				s.run()
+				h := s.broker.History()
+				s.check(h)
+				if took, want := time.Since(begin), 2*n*time.Second/rate; took > want*105/100 {
+					t.Errorf("took %v, want %v", took, want)
+				}
+				if dead := h.Count(streamtest.DeadLettered); dead > 0 {
+					t.Errorf("%d dead letters", dead)
+				}
+				if deliveries := h.Count(streamtest.Delivered); deliveries > 2*n*12 {
+					t.Errorf("%d deliveries of %d messages", deliveries, 2*n)
+				}
+			})
+		})
+	}
+}
+
+// TestDisturbedBacklog holds that a backlog in order that is revoked or delivered twice,
+// or whose handlers put messages off, gets on all the same: at its limit, where nothing
+// but order keeps it, and without coming and going all the time.
+func TestDisturbedBacklog(t *testing.T) {
+	for name, tt := range map[string]struct {
+		window, share, keys int
+		n, rate, cost       int64 // cost: at most
+		revoke, copies      bool
+		later               int     // one of so many
+		used                float64 // of the limit, at least
+		deliveries          int64   // per message, at most
+	}{
+		"revoked":                  {window: 1024, keys: 50, n: 5000, rate: 100, cost: 1, revoke: true, used: 0.98, deliveries: 4},
+		"revoked, in few places":   {window: 41, share: 8, keys: 5, n: 2000, rate: 50, cost: 4, revoke: true, used: 0.88, deliveries: 6},
+		"doubled":                  {window: 1024, keys: 50, n: 5000, rate: 100, cost: 1, copies: true, used: 0.98, deliveries: 5},
+		"doubled, in few places":   {window: 41, share: 8, keys: 5, n: 2000, rate: 50, cost: 4, copies: true, used: 0.88, deliveries: 6},
+		"put off, in few places":   {window: 41, share: 8, keys: 5, n: 2000, rate: 50, cost: 4, later: 50, used: 0.6, deliveries: 8},
+		"put off, in usual places": {window: 1024, keys: 50, n: 5000, rate: 100, cost: 1, later: 50, used: 0.7, deliveries: 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rng, random := rand.New(rand.NewPCG(1, 3)), streamtest.NewRand(1)
+				limit := gcra.PerSecond(tt.rate).WithBurst(tt.cost)
+				s := newScene(t, limits{"a": limit}, stream.Config[*message]{
+					OrderKey: func(m *message) string { return m.Key },
+					Window:   tt.window, TenantWindow: tt.share,
+				})
+				broker := streamtest.Config{}
+				if tt.copies {
+					broker.Duplicate = func(*message) bool { return random.Chance(10) }
+				}
+				s.broker = streamtest.NewBroker(broker)
+				for range tt.n {
+					s.broker.Publish(message{Tenant: "a", Key: fmt.Sprint(rng.IntN(tt.keys)), Cost: 1 + rng.Int64N(tt.cost)})
+				}
+				s.handle = func(context.Context, *message) error {
+					time.Sleep(random.UpTo(10 * time.Millisecond))
+					if tt.later > 0 && random.Chance(tt.later) {
+						return stream.RetryLater(random.UpTo(10*time.Second), nil)
+					}
+					return nil
+				}
+				var revoking sync.WaitGroup
+				if tt.revoke {
+					revoking.Go(func() {
+						for s.broker.Unsettled() > 0 {
+							time.Sleep(3 * time.Second)
+							s.broker.Revoke(0)
+						}
+					})
+				}
+				took := s.run()
+				revoking.Wait()
+				h := s.broker.History()
+				if err := errors.Join(h.Lost(nil), h.SettledOnce(), h.Rate(s.limit)); err != nil {
+					t.Error(err)
+				}
+				var cost int64
+				for _, e := range h {
+					if e.Kind == streamtest.Started {
+						cost += e.Message.Cost
+					}
+				}
+				want := time.Duration(cost) * time.Second / time.Duration(tt.rate)
+				if used := want.Seconds() / took.Seconds(); used < tt.used {
+					t.Errorf("took %v, want %v: %.2f of the limit, want %.2f", took, want, used, tt.used)
+				}
+				if dead := h.Count(streamtest.DeadLettered); dead > 0 {
+					t.Errorf("%d dead letters", dead)
+				}
+				if n := int64(h.Count(streamtest.Delivered)); n > tt.deliveries*tt.n {
+					t.Errorf("%d deliveries of %d messages", n, tt.n)
+				}
+			})
+		})
+	}
 }

@@ -57,6 +57,23 @@ const (
 	maxKeyGap = int64(time.Second)
 )
 
+// behind returns how long after the deferred messages of its key that it follows e
+// is to come back, if interval is the time between two turns of its tenant, and those
+// that are here will have to wait for wait.
+func (r *run[M]) behind(e *entry[M], interval, wait int64) int64 {
+	t, k := e.tenant, e.key
+	// Twice what the key needs, so that it has made up for what it lost when they
+	// come back: each that comes back too early is one more delivery, and meanwhile
+	// others wait here.
+	gap := min(2*k.gap, maxKeyGap)
+	if (e.deferrals > 0 || e.followed()) && (int(t.waiting) > r.share()/2 || wait > int64(max(0, r.cfg.Policy.MaxWait))/2) {
+		// Those before it were denied their places, and will be while all come back
+		// at once: each key has a part of the turns. New ones are in line already.
+		gap = max(gap, min(interval, int64(time.Minute))*int64(t.latched)/int64(k.away.len()))
+	}
+	return max(interval, gap)
+}
+
 // block puts e behind the messages of its key that are older.
 func (k *orderKey[M]) block(e *entry[M]) {
 	at := k.blocked.last
@@ -74,6 +91,9 @@ func (k *orderKey[M]) first(e *entry[M]) bool {
 		!k.away.precedes(e.order) &&
 		(k.blocked.first == nil || k.blocked.first.order > e.order)
 }
+
+// followed reports whether a message of e's key that is deferred comes after it.
+func (e *entry[M]) followed() bool { return e.key != nil && e.key.away.follows(e.order) }
 
 // key returns the order key of an arrival, nil if it has none.
 func (r *run[M]) key(a *arrival[M], t *tenant[M]) *orderKey[M] {

@@ -61,9 +61,10 @@ type Policy struct {
 	// its handler asked for it, before it becomes a dead letter. Deferrals for what
 	// others do count as one together, however many they are: because its tenant's
 	// share of the window is used up, because it has to follow a deferred one of its
-	// order key, and because of MaxHold. They end when those others are done, so
-	// a message for which that must not take too long, handlers may hang, needs a
-	// MaxAge. Negative: without bound.
+	// order key, because of MaxHold, and because others of its tenant, which gets on,
+	// have had its turn, if MaxWait is long enough to earn what it costs. They end when
+	// those others are done, so a message for which that must not take too long,
+	// handlers may hang, needs a MaxAge. Negative: without bound.
 	// Defaults to 16.
 	MaxDeferrals int
 
