@@ -57,12 +57,7 @@ func (a agenda[K]) fix(q *queue[K]) {
 		if first >= len(a) {
 			break
 		}
-		least := first
-		for c := first + 1; c < min(first+4, len(a)); c++ {
-			if a[c].look < a[least].look {
-				least = c
-			}
-		}
+		least := first + earliest(a[first:])
 		if q.look <= a[least].look {
 			break
 		}
@@ -70,6 +65,30 @@ func (a agenda[K]) fix(q *queue[K]) {
 		i = least
 	}
 	a.put(i, item[K]{q.look, q})
+}
+
+// earliest returns the place of the earliest of up to four, by steps that the
+// processor need not guess the outcome of where there are four.
+func earliest[K comparable](of []item[K]) (least int) {
+	if len(of) < 4 {
+		for i := range of {
+			if of[i].look < of[least].look {
+				least = i
+			}
+		}
+		return least
+	}
+	here, other, there := of[0].look, 2, of[2].look
+	if look := of[1].look; look < here {
+		least, here = 1, look
+	}
+	if look := of[3].look; look < there {
+		other, there = 3, look
+	}
+	if there < here {
+		least = other
+	}
+	return least
 }
 
 // put places it at i.

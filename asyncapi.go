@@ -35,7 +35,8 @@ func (l *Limiter[K]) CheckAsync(ctx context.Context, key K, n int64) <-chan Resu
 // that waits costs its goroutine, and some 64 bytes.
 func (l *Limiter[K]) Wait(ctx context.Context, key K, n int64) error {
 	ctx = orBackground(ctx)
-	if _, done, err := l.try(ctx, key, n); done {
+	_, room, err := l.try(ctx, key, n)
+	if room == nil {
 		return err
 	}
 	w, ok := l.idle.Get().(*waiter[K])
@@ -45,7 +46,6 @@ func (l *Limiter[K]) Wait(ctx context.Context, key K, n int64) error {
 	defer l.idle.Put(w)
 	w.n = n
 	to := w.to.(outbox)
-	room := l.room(l.hash(key))
 	if d, err := room.join(ctx, key, w, false); err != nil || d.Allowed() {
 		return err
 	}
@@ -69,31 +69,36 @@ func (l *Limiter[K]) Wait(ctx context.Context, key K, n int64) error {
 // what it takes to notice that it ended.
 func (l *Limiter[K]) WaitAsync(ctx context.Context, key K, n int64) <-chan Result {
 	ctx = orBackground(ctx)
-	if d, done, err := l.try(ctx, key, n); done {
+	d, room, err := l.try(ctx, key, n)
+	if room == nil {
 		return answered(d, n, err)
 	}
 	to := make(outbox, 1)
-	if d, err := l.room(l.hash(key)).join(ctx, key, &waiter[K]{n: n, to: to}, true); err != nil || d.Allowed() {
+	if d, err := room.join(ctx, key, &waiter[K]{n: n, to: to}, true); err != nil || d.Allowed() {
 		to <- resultOf(d, n, err)
 	}
 	return to
 }
 
-// try answers a request that need not wait, without a lock, and reports whether
-// there was an answer.
-func (l *Limiter[K]) try(ctx context.Context, key K, n int64) (d Decision, done bool, err error) {
+// try answers a request that need not wait, without a lock, or returns the room
+// to wait in.
+func (l *Limiter[K]) try(ctx context.Context, key K, n int64) (d Decision, r *room[K], err error) {
 	switch err = ctx.Err(); {
 	case err != nil:
 	case l.closed.Load():
 		err = ErrClosed
-	case l.queued(key) == nil:
-		d, err = l.checkAt(key, l.Now(), n)
+	default:
+		if r = l.queued(key); r != nil {
+			return d, r, nil
+		}
+		if d, err = l.checkAt(key, l.Now(), n); err == nil && !d.Allowed() {
+			return d, l.room(l.hash(key)), nil
+		}
 	}
-	done = err != nil || d.Allowed()
-	if done && l.hooks.waits() {
+	if l.hooks.waits() {
 		l.hooks.afterWait(ended[K]{key: key, n: n, res: resultOf(d, n, err)})
 	}
-	return d, done, err
+	return d, nil, err
 }
 
 // answered returns a channel with its result in it.

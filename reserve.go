@@ -24,11 +24,11 @@ type Reservation[K comparable] struct {
 func (l *Limiter[K]) Reserve(ctx context.Context, key K, n int64) (*Reservation[K], error) {
 	ctx = orBackground(ctx)
 	r := &Reservation[K]{room: l.room(l.hash(key))}
-	d, done, err := l.try(ctx, key, n)
-	if !done {
+	d, room, err := l.try(ctx, key, n)
+	if room != nil {
 		r.to = make(outbox, 1)
 		r.w.n, r.w.to = n, r.to
-		d, err = r.room.join(ctx, key, &r.w, false)
+		d, err = room.join(ctx, key, &r.w, false)
 	}
 	if err != nil {
 		return nil, err

@@ -16,7 +16,8 @@ import (
 // order in which it came. No send blocks: each goes to a channel that has room
 // for it.
 type room[K comparable] struct {
-	lim *Limiter[K]
+	lim    *Limiter[K]
+	number int // its place among the limiter's
 
 	mu     sync.Mutex
 	queues map[K]*queue[K]
@@ -38,6 +39,7 @@ func (l *Limiter[K]) openRooms() {
 	for i := range l.rooms {
 		l.rooms[i] = room[K]{
 			lim:    l,
+			number: i,
 			queues: make(map[K]*queue[K]),
 			groups: make(map[<-chan struct{}]*group[K]),
 			since:  make(map[*waiter[K]]ended[K]),
@@ -48,11 +50,8 @@ func (l *Limiter[K]) openRooms() {
 
 // room returns the room of the keys with this hash.
 func (l *Limiter[K]) room(hash uint64) *room[K] {
-	return &l.rooms[l.roomNumber(hash)]
+	return &l.rooms[hash>>32&uint64(len(l.rooms)-1)]
 }
-
-// roomNumber returns its place among them.
-func (l *Limiter[K]) roomNumber(hash uint64) uint64 { return hash >> 32 & uint64(len(l.rooms)-1) }
 
 // Close ends all waiting: those who wait get [ErrClosed], as does everyone who
 // would wait from now on, and reservations are void. It returns at once, and may

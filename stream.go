@@ -82,7 +82,8 @@ func (s *stream[K]) run(ctx context.Context, in <-chan Request[K], out chan Resp
 			return
 		default:
 		}
-		if sent == len(ready) {
+		if sent == len(ready) && len(s.news) > 0 {
+			<-s.news
 			ready, sent = s.take(ready), 0
 			unanswered -= len(ready)
 		}
@@ -111,6 +112,8 @@ func (s *stream[K]) run(ctx context.Context, in <-chan Request[K], out chan Resp
 			select {
 			case req, ok = <-in:
 			case <-s.news:
+				ready, sent = s.take(ready), 0
+				unanswered -= len(ready)
 				continue
 			case <-done:
 				continue
@@ -127,14 +130,13 @@ func (s *stream[K]) run(ctx context.Context, in <-chan Request[K], out chan Resp
 
 // start asks the limiter.
 func (s *stream[K]) start(ctx context.Context, req Request[K]) {
-	d, done, err := s.lim.try(ctx, req.Key, req.N)
-	if done {
+	d, room, err := s.lim.try(ctx, req.Key, req.N)
+	if room == nil {
 		s.add(Response[K]{req, resultOf(d, req.N, err)})
 		return
 	}
-	hash := s.lim.hash(req.Key)
-	w := &waiter[K]{n: req.N, to: req.Value, group: &s.groups[s.lim.roomNumber(hash)]}
-	if d, err := s.lim.room(hash).join(ctx, req.Key, w, false); err != nil || d.Allowed() {
+	w := &waiter[K]{n: req.N, to: req.Value, group: &s.groups[room.number]}
+	if d, err := room.join(ctx, req.Key, w, false); err != nil || d.Allowed() {
 		s.answer(req.Key, w, resultOf(d, req.N, err))
 	}
 }
