@@ -67,7 +67,7 @@ func (a agenda[K]) fix(q *queue[K]) {
 	a.put(i, item[K]{q.look, q})
 }
 
-// earliest returns the place of the earliest of up to four, by steps that the
+// earliest returns the place of the earliest of the first four, by steps that the
 // processor need not guess the outcome of where there are four.
 func earliest[K comparable](of []item[K]) (least int) {
 	if len(of) < 4 {
