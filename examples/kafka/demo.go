@@ -49,7 +49,7 @@ func throttle(ctx context.Context, source *fluxkafka.Source, limit gcra.Limit, h
 		Limiter:  limiter,
 		Tenant:   tenantOf,
 		OrderKey: func(m *kafka.Message) string { return string(m.Key) },
-		Policy:   stream.Policy{MaxWait: time.Second, MaxDeferrals: -1},
+		Policy:   stream.Policy{MaxWait: time.Second},
 		Hooks:    hooks,
 	})
 	if err != nil {

@@ -46,7 +46,6 @@ func throughGate(ctx context.Context, src *streamtest.Broker, handle stream.Hand
 	cfg.Limiter = lim
 	cfg.Tenant = func(m *message) string { return m.Tenant }
 	cfg.Workers = workers
-	cfg.Policy.MaxDeferrals = -1
 	gate, err := stream.New(cfg)
 	if err != nil {
 		return err
