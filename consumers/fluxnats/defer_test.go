@@ -281,6 +281,34 @@ func TestReleaseAfterAHalfDoneDeferral(t *testing.T) {
 	})
 }
 
+// So it is when the source ends before that: the next member is not given it.
+func TestReleaseAfterAHalfDoneDeferralAtTheEnd(t *testing.T) {
+	bubble(t, func(e *env) {
+		e.source(fluxnats.Config{}, fluxnats.Layout{})
+		e.publish(1)
+		var l line
+		l.lose("+ACK")
+		r := e.run(e.sourceOver(&l, fluxnats.Config{}), newIntake(4, func(ctx context.Context, d delivery) {
+			if err := d.Defer(ctx, stream.Deferral{Until: time.Now().Add(time.Hour), Deferrals: 1}); err == nil {
+				t.Error("the acknowledgement got through")
+			}
+			<-ctx.Done()
+			d.Release()
+		}))
+		time.Sleep(10 * time.Second)
+		l.lose()
+		r.stop()
+		var seen tally
+		r = e.run(e.newSource(fluxnats.Config{}), newIntake(4, e.acks(&seen)))
+		time.Sleep(10 * time.Second)
+		r.stop()
+		seen.exactly(e.T, 0)
+		if n := e.count("S", "flux.defer.>"); n != 1 {
+			t.Errorf("%d copies", n)
+		}
+	})
+}
+
 // One tenant has any number of deferred messages, and MaxAckPending is small:
 // the others are served as if it were not there.
 func TestDeferredMessagesStarveNobody(t *testing.T) {

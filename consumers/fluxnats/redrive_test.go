@@ -203,7 +203,11 @@ func TestRedriveOddLetters(t *testing.T) {
 		letter(nats.Header{"Flux-Subject": {"nobody.listens"}})
 		letter(nats.Header{"Flux-Subject": {"in.x%"}})
 		letter(nats.Header{"Flux-Subject": {"in.good"}, "Flux-Attempts": {"x"}, "Nats-Rollup": nil})
+		begin := time.Now()
 		got, err := fluxnats.Redrive(e.Context(), e.js, fluxnats.RedriveConfig{Stream: "DLQ_S"})
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("took %v", took)
+		}
 		if err != nil || got.Redriven != 2 || got.Failed != 8 || got.Read != 10 || got.LastError == nil {
 			t.Errorf("%+v, %v", got, err)
 		}
