@@ -261,24 +261,33 @@ func TestSecondCopyReplacesTheFirst(t *testing.T) {
 // A message whose copy is stored must not be handed back at the end: it is
 // acknowledged.
 func TestReleaseAfterAHalfDoneDeferral(t *testing.T) {
-	bubble(t, func(e *env) {
-		e.source(fluxnats.Config{}, fluxnats.Layout{})
-		e.publish(1)
-		var l line
-		l.lose("+ACK")
-		r := e.run(e.sourceOver(&l, fluxnats.Config{}), newIntake(4, func(ctx context.Context, d delivery) {
-			if err := d.Defer(ctx, stream.Deferral{Until: time.Now().Add(time.Hour), Deferrals: 1}); err == nil {
-				t.Error("the acknowledgement got through")
+	for _, again := range []bool{false, true} { // the acknowledgement is lost once more
+		bubble(t, func(e *env) {
+			e.source(fluxnats.Config{}, fluxnats.Layout{AckWait: time.Second})
+			e.publish(1)
+			var l line
+			l.lose("+ACK")
+			var seen tally
+			r := e.run(e.sourceOver(&l, fluxnats.Config{}), newIntake(4, func(ctx context.Context, d delivery) {
+				seen.add(d.Message())
+				if err := d.Defer(ctx, stream.Deferral{Until: time.Now().Add(time.Hour), Deferrals: 1}); err == nil {
+					t.Error("the acknowledgement got through")
+				}
+				if !again {
+					l.lose()
+				}
+				d.Release()
+				time.Sleep(time.Millisecond) // it is on its way
+				l.lose()
+			}))
+			time.Sleep(10 * time.Second)
+			r.stop()
+			seen.exactly(e.T, 1)
+			if info := e.info(); info.NumAckPending != 0 || info.NumPending != 0 || e.count("S", "flux.defer.>") != 1 {
+				t.Errorf("ack pending %d, pending %d, copies %d", info.NumAckPending, info.NumPending, e.count("S", "flux.defer.>"))
 			}
-			l.lose()
-			d.Release()
-		}))
-		time.Sleep(10 * time.Second)
-		r.stop()
-		if info := e.info(); info.NumAckPending != 0 || info.NumPending != 0 || e.count("S", "flux.defer.>") != 1 {
-			t.Errorf("ack pending %d, pending %d, copies %d", info.NumAckPending, info.NumPending, e.count("S", "flux.defer.>"))
-		}
-	})
+		})
+	}
 }
 
 // So it is when the source ends before that: the next member is not given it.
