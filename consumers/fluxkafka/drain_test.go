@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -57,6 +58,25 @@ func TestRebalanceWaitsForHandlers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A member that ends is out of the group at once, although the coordinator does
+// not hear it the first time, and not when its session has timed out.
+func TestLeavesUntilItIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, kfake.SeedTopics(2, "t"))
+		defer c.close()
+		a, b := c.start(c.config("t"), ack), c.start(c.config("t"), ack)
+		if _, err := c.WaitGroupStable(t.Context(), groupName, 2); err != nil {
+			t.Fatal(err)
+		}
+		c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.LeaveGroup}, TopLevel: true, Err: kerr.CoordinatorNotAvailable, Count: 2})
+		a.stop()
+		if n := len(c.GroupInfo(groupName).Members); n != 1 {
+			t.Errorf("%d members are left", n)
+		}
+		b.stop()
+	})
 }
 
 // A rebalance does not wait for messages that wait for their limit: the next

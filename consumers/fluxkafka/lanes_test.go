@@ -455,12 +455,20 @@ func TestTopicsOfOursDeleted(t *testing.T) {
 // A lane that comes again is another log: nothing of it is skipped, even if it is
 // as long as the one that was deleted when it is first seen.
 func TestLaneComesAgainAsLong(t *testing.T) {
+	// Wherever a topic is gone on with: what was deferred was never handled.
+	for _, where := range []fluxkafka.Offset{fluxkafka.First, fluxkafka.Last} {
+		testLaneComesAgainAsLong(t, where)
+	}
+}
+
+func testLaneComesAgainAsLong(t *testing.T, where fluxkafka.Offset) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 1, kfake.SeedTopics(1, "t"))
 		defer c.close()
 		h := newHistory()
 		cfg := c.config("t")
-		cfg.Lanes = []time.Duration{time.Second}
+		cfg.Lanes, cfg.OutOfRange = []time.Duration{time.Second}, where
 		const lane, n = "t.g.defer-1s", 10
 		m := c.start(cfg, func(ctx context.Context, d delivery) error {
 			if d.Message().Topic == "t" && d.Meta().Deferrals == 0 {

@@ -286,6 +286,13 @@ func (s *session) gone(ctx context.Context, member string) error {
 		return err
 	}
 	err = res.Error
+	// From version 1 on, an answer has the throttle time before the error, and the
+	// client (v0.4.51, protocol/leavegroup) reads them the other way round: the error
+	// is the lower half of what it says is the throttle time. Should that be a
+	// throttle time after all, the next answer is that there is no such member.
+	if code := int16(res.Throttle / time.Millisecond); code != 0 {
+		err = cmp.Or(err, error(kafka.Error(code)))
+	}
 	for _, m := range res.Members {
 		err = cmp.Or(err, m.Error)
 	}
