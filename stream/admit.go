@@ -367,6 +367,9 @@ func (r *run[M]) hold(e *entry[M], f *fate, until, turn, now int64) {
 // outrun reports whether e, which may not wait until its turn, could do so if others of
 // its tenant, that have run a short while ago, had not come before it.
 func (r *run[M]) outrun(e *entry[M], now int64) bool {
+	if e.marks.has(markPassed) {
+		return false
+	}
 	t := e.tenant
 	_, d := r.predict(t, 0, now)
 	earned := t.earn(d, e.cost)
@@ -380,6 +383,7 @@ func (r *run[M]) pause(e *entry[M], until, now int64) {
 		return
 	}
 	e.state = stateBackoff
+	e.marks &^= markPassed
 	r.count(e.tenant, 1, now)
 	r.delayed.push(e, until)
 }

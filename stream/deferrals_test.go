@@ -3,6 +3,7 @@ package stream_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,4 +113,55 @@ func TestDeferralsForOthers(t *testing.T) {
 			r.end()
 		})
 	}
+}
+
+// TestTokensOfOthers holds that a message is given up at last whose tokens are
+// spent elsewhere before there are enough of them for it, while cheaper ones of its
+// tenant get on.
+func TestTokensOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most, span = 4, 10 * time.Minute
+		s := newScene(t, limits{"a": gcra.PerSecond(10).WithBurst(20)}, stream.Config[*message]{
+			Policy: stream.Policy{MaxDeferrals: most},
+		})
+		begin := time.Now()
+		var elsewhere sync.WaitGroup
+		elsewhere.Go(func() {
+			for time.Since(begin) < span {
+				time.Sleep(60 * time.Millisecond)
+				if _, err := s.lim.Check(t.Context(), "a", 1); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		elsewhere.Go(func() {
+			defer s.broker.Close()
+			for i := 0; time.Since(begin) < span; i++ {
+				m := message{Tenant: "a"}
+				if i == 100 {
+					m.Cost = 20
+				}
+				s.broker.Publish(m)
+				time.Sleep(300 * time.Millisecond)
+			}
+		})
+		if err := s.gate.Run(t.Context(), s.broker, s.broker.Record(s.handle)); err != nil {
+			t.Error(err)
+		}
+		elsewhere.Wait()
+		h := s.broker.History()
+		s.check(h)
+		dead := 0
+		for _, e := range h {
+			if e.Kind == streamtest.DeadLettered && e.Message.Cost == 20 && e.Reason == stream.ReasonDeferrals {
+				dead++
+			}
+		}
+		if n := h.Count(streamtest.DeadLettered); n != 1 || dead != 1 {
+			t.Errorf("%d dead letters, %d of them the dear one", n, dead)
+		}
+		if n := h.Count(streamtest.Deferred); n > 2*most {
+			t.Errorf("%d deferrals", n)
+		}
+	})
 }

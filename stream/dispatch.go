@@ -128,6 +128,10 @@ func (r *run[M]) await(t *tenant[M], e *entry[M], d flux.Decision, at, due, now 
 	}
 	if reason := r.late(e, due, t.denied, now); reason != ReasonNone {
 		t.grantAt = unset
+		if t.denied < now {
+			// What it costs was not left to it: no others of its tenant came before it.
+			e.marks |= markPassed
+		}
 		r.evict(e, reason, due, now)
 	} else {
 		r.tellParked(e, due, now)

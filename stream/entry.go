@@ -29,6 +29,7 @@ type marks uint8
 const (
 	markOrdered marks = 1 << iota // order is from the source, not that of arrival
 	markParked                    // Hooks.Parked was told that it has to wait
+	markPassed                    // it was the next of its tenant, and someone else had its tokens
 )
 
 func (m marks) has(mark marks) bool { return m&mark != 0 }
