@@ -78,7 +78,8 @@
 //     partition, and are deferred behind it otherwise. However often they are, it
 //     counts as one deferral, see [Policy.MaxDeferrals].
 //   - One that is settled is over. The later ones do not wait for a copy of it that
-//     was deferred: a broker need not bring it back.
+//     was deferred, if that was before another of the key was settled: a broker need
+//     not bring it back.
 //   - A dead letter or a dropped message is over: the later ones go on. Where no
 //     handler has had it they may do so before the broker has confirmed it, so that
 //     one which is released or revoked by then comes again after them.

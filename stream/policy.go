@@ -64,7 +64,8 @@ type Policy struct {
 	// order key, because of MaxHold, and because others of its tenant, which gets on,
 	// have had its turn, if MaxWait is long enough to earn what it costs. They end when
 	// those others are done, so a message for which that must not take too long,
-	// handlers may hang, needs a MaxAge. Negative: without bound.
+	// handlers may hang, needs a MaxAge. One that was next, and whose tokens were spent
+	// elsewhere, was deferred for its limit. Negative: without bound.
 	// Defaults to 16.
 	MaxDeferrals int
 
