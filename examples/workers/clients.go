@@ -24,7 +24,8 @@ type client struct {
 
 // demo serves requests for so long while three tenants make them.
 func demo(ctx context.Context, nc *nats.Conn, limit gcra.Limit, duration time.Duration) (*report, error) {
-	serving, stop := context.WithCancel(ctx)
+	// An interrupt ends the clients first, whose last requests want answers.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan struct{})
 	var stats fluxnats.CoreStats
 	var failed error
@@ -59,7 +60,11 @@ func demo(ctx context.Context, nc *nats.Conn, limit gcra.Limit, duration time.Du
 		return nil, err
 	}
 	for _, c := range clients {
-		r.lines = append(r.lines, c.tally.line(c.tenant))
+		l := c.tally.line(c.tenant)
+		if err := ctx.Err(); err != nil && l.asked == 0 {
+			return nil, err // there is nothing to tell yet
+		}
+		r.lines = append(r.lines, l)
 	}
 	r.stats = stats
 	return r, nil
