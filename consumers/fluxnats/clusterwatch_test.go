@@ -80,7 +80,15 @@ func TestClusterWatchAndRedrive(t *testing.T) {
 
 	done := make(chan error, 1)
 	go func() {
-		got, err := fluxnats.Redrive(c.Context(), js, fluxnats.RedriveConfig{Stream: "DLQ_S", Limit: gcra.PerSecond(2000).WithBurst(1)})
+		cfg := fluxnats.RedriveConfig{Stream: "DLQ_S", Limit: gcra.PerSecond(2000).WithBurst(1)}
+		got, err := fluxnats.Redrive(c.Context(), js, cfg)
+		if err == nil && got.Failed > 0 {
+			// While stream S has no leader it looks like none: what was published to it
+			// then has failed, and stays for another call.
+			var rest fluxnats.Redriven
+			rest, err = fluxnats.Redrive(c.Context(), js, cfg)
+			got.Redriven, got.Failed = got.Redriven+rest.Redriven, rest.Failed
+		}
 		if err == nil && (got.Redriven != n || got.Failed != 0) {
 			err = fmt.Errorf("%+v", got)
 		}

@@ -81,7 +81,8 @@ const redriveTries = 8
 // It returns what it has done, also beside an error: ctx's, one that wraps
 // [ErrInvalidConfig], [ErrSetup] or [nats.ErrPermissionViolation], or that of a
 // server which did not answer for some time. Dead letters that failed for reasons
-// of their own are no error.
+// of their own are no error. One whose stream has no leader for a second is taken for
+// one that no stream takes in: it fails, and stays for another call.
 func Redrive(ctx context.Context, js jetstream.JetStream, cfg RedriveConfig) (Redriven, error) {
 	r, err := newRedrive(js, cfg)
 	if err != nil {
